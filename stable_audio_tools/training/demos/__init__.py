@@ -1,0 +1,1 @@
+"""Demos: sounds made while training goes on, for people to hear."""

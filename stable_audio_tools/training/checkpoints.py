@@ -1,0 +1,125 @@
+"""When a run's training state is saved: every N train steps, when a signal asks, and always at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+
+log = logging.getLogger(__name__)
+
+EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+class RunCheckpoint(Checkpoint):
+    """Writes `step=00000100.ckpt` files and `last.ckpt`, counted in train steps.
+
+    Args:
+        folder: where they go.
+        every: train steps between two saves; 0: only at the end.
+        keep: how many of the newest to keep, `last.ckpt` apart; -1: all.
+    """
+
+    def __init__(self, folder: Path, *, every: int, keep: int):
+        self.folder, self.every, self.keep = folder, every, keep
+        self._last: int | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._last = pl_module.train_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.every and pl_module.train_step % self.every == 0:
+            self.save(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.save(trainer, pl_module)
+
+    def save(self, trainer: pl.Trainer, module: Any) -> None:
+        """Save this step unless it is saved already, and let old files go."""
+        if module.train_step == self._last:
+            return
+        self._last = module.train_step
+        path = self.folder / f"step={module.train_step:08d}.ckpt"
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            self._point_last_to(path)
+            self._prune()
+
+    def _point_last_to(self, path: Path) -> None:
+        """`last.ckpt` is the newest file under a second name; a copy only where the file system has no hard links."""
+        last, partial = self.folder / "last.ckpt", self.folder / f"last.ckpt.tmp-{os.getpid()}"
+        try:
+            os.link(path, partial)
+        except OSError:
+            shutil.copyfile(path, partial)
+        partial.replace(last)
+
+    def _prune(self) -> None:
+        if self.keep < 0:
+            return
+        saved = sorted(self.folder.glob("step=*.ckpt"))
+        for path in saved[: max(len(saved) - self.keep, 0)]:
+            path.unlink(missing_ok=True)
+
+
+class SignalGuard(pl.Callback):
+    """SIGTERM and SIGINT save at the next step boundary and end the run; SIGUSR1 saves and goes on.
+
+    A handler only notes the signal, so it can come at any moment; the second SIGTERM or SIGINT ends the process at once.
+    `exit_status` is 143 or 130 after such a stop. Under SLURM, SIGUSR1 stays with Lightning, which requeues the job.
+    """
+
+    def __init__(self, checkpoint: RunCheckpoint):
+        self.checkpoint = checkpoint
+        self.exit_status: int | None = None
+        self._stop: int | None = None
+        self._save = False
+        self._before: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        wanted: dict[signal.Signals, Any] = {signal.SIGTERM: self._note_stop, signal.SIGINT: self._note_stop}
+        if hasattr(signal, "SIGUSR1") and "SLURM_JOB_ID" not in os.environ:
+            wanted[signal.SIGUSR1] = self._note_save
+        self._before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        stop = trainer.strategy.reduce_boolean_decision(self._stop is not None, all=False)
+        if pl_module._micro_batch != 0:
+            return
+        if stop:
+            self.exit_status = EXIT_STATUS[signal.Signals(self._stop or signal.SIGTERM)]
+            log.warning("stopped by a signal at step %d: saving, then ending", pl_module.train_step)
+            trainer.should_stop = True
+        elif trainer.strategy.reduce_boolean_decision(self._save, all=False):
+            self._save = False
+            self.checkpoint.save(trainer, pl_module)
+
+    def _note_stop(self, number: int, frame: FrameType | None) -> None:
+        if self._stop is not None:
+            os._exit(EXIT_STATUS[signal.Signals(number)])
+        self._stop = number
+
+    def _note_save(self, number: int, frame: FrameType | None) -> None:
+        self._save = True
+
+
+class StopAtStep(pl.Callback):
+    """Ends training after `max_steps` train steps."""
+
+    def __init__(self, max_steps: int):
+        self.max_steps = max_steps
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if pl_module.train_step >= self.max_steps:
+            trainer.should_stop = True

@@ -1,0 +1,50 @@
+"""From a config to its training wrapper and its demo callback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from stable_audio_tools.training.autoencoders import AutoencoderDemoCallback, AutoencoderTrainingWrapper
+from stable_audio_tools.training.config import AutoencoderRun, DiffusionCondRun, parse_run_config
+from stable_audio_tools.training.demos.base import DemoCallback
+from stable_audio_tools.training.diffusion import DiffusionCondDemoCallback, DiffusionCondTrainingWrapper
+from stable_audio_tools.training.module import TrainingModule
+
+AnyRun = AutoencoderRun | DiffusionCondRun
+
+
+def create_training_wrapper_from_config(model_config: Mapping[str, Any] | AnyRun, model: nn.Module) -> TrainingModule:
+    """The LightningModule that trains `model` as the config's `training` section says.
+
+    Raises:
+        ConfigError: the config is not valid.
+    """
+    config = parse_run_config(model_config)
+    document = dict(model_config) if isinstance(model_config, Mapping) else config.model_dump(mode="json", exclude_unset=True)
+    match config:
+        case AutoencoderRun():
+            return AutoencoderTrainingWrapper(config, model, document)  # type: ignore[arg-type]
+        case DiffusionCondRun():
+            return DiffusionCondTrainingWrapper(config, model, document)  # type: ignore[arg-type]
+
+
+def create_demo_callback_from_config(model_config: Mapping[str, Any] | AnyRun, demo_dl: Any = None, **kwargs: Any) -> DemoCallback:
+    """The demo callback of the config's model type.
+
+    Args:
+        demo_dl: batches that demos may take clips or metadata from.
+        kwargs: `folder`, where demos are written.
+
+    Raises:
+        ConfigError: the config is not valid.
+    """
+    config = parse_run_config(model_config)
+    kwargs |= {"batches": demo_dl, "sample_rate": config.sample_rate}
+    match config:
+        case AutoencoderRun():
+            return AutoencoderDemoCallback(config.training.demo, **kwargs)
+        case DiffusionCondRun():
+            return DiffusionCondDemoCallback(config.training.demo, sample_size=config.sample_size, **kwargs)

@@ -1,0 +1,182 @@
+"""Where numbers and demos go: always a local CSV file, and wandb, TensorBoard or Comet when asked for. None of them prompts."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import netrc
+import os
+import time
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CometLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+from stable_audio_tools.configs.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class MetricsFile(Logger):
+    """`metrics.csv` of a run: one row a logged step, first columns `step` and `time_s`, blank cells for what was not logged.
+
+    A resumed run drops rows beyond the step it resumes from, so that the file tells the history of the weights.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int | None = None):
+        super().__init__()
+        self.path = path
+        self._rows: list[dict[str, str]] = []
+        self._columns = ["step", "time_s"]
+        if resume_step is not None and path.exists():
+            self._read(resume_step)
+        self._started = time.monotonic() - (float(self._rows[-1]["time_s"]) if self._rows else 0.0)
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Hyperparameters are in the run's own JSON files."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {"step": str(step), **{name: repr(float(value)) for name, value in metrics.items()}}
+        same = bool(self._rows) and self._rows[-1]["step"] == row["step"]
+        if same:
+            self._rows[-1].update(row)
+        else:
+            self._rows.append({"time_s": f"{time.monotonic() - self._started:.2f}", **row})
+        new = [name for name in row if name not in self._columns]
+        self._columns += new
+        if new or same or not self.path.exists():
+            self._rewrite()
+        else:
+            with self.path.open("a", newline="") as file:
+                self._writer(file).writerow(self._rows[-1])
+
+    def _read(self, resume_step: int) -> None:
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if row.get("step") and row.get("time_s")]
+            self._columns = list(reader.fieldnames or self._columns)
+        self._rows = [{k: v for k, v in row.items() if v} for row in rows if int(row["step"]) <= resume_step]
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        partial = self.path.with_suffix(".csv.tmp")
+        with partial.open("w", newline="") as file:
+            writer = self._writer(file)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        partial.replace(self.path)
+
+    def _writer(self, file: Any) -> csv.DictWriter:
+        return csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
+
+
+def create_loggers(kind: str, run_dir: Path, *, name: str, project: str, config: Mapping[str, Any], resume_step: int | None = None) -> list[Logger]:
+    """The loggers of a run; the first is always the metrics file.
+
+    Args:
+        kind: auto, wandb, tensorboard, csv, comet or none; auto means wandb where an account is configured.
+        config: what was asked for, shown by remote loggers.
+
+    Raises:
+        ConfigError: the package behind `kind` is not installed.
+    """
+    metrics = MetricsFile(run_dir / "metrics.csv", resume_step=resume_step)
+    if kind == "auto":
+        kind = "wandb" if wandb_is_configured() else "csv"
+    match kind:
+        case "csv" | "none":
+            return [metrics]
+        case "wandb":
+            return [metrics, _wandb(run_dir, name, project, config)]
+        case "tensorboard":
+            return [metrics, _tensorboard(run_dir)]
+        case "comet":
+            return [metrics, _comet(name, project)]
+    raise ConfigError(f"unknown logger {kind!r}: one of auto, wandb, tensorboard, csv, comet, none", source="--logger")
+
+
+def wandb_is_configured() -> bool:
+    """Whether wandb can run without asking: a key in the environment or in the netrc file, or an offline mode."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
+        return os.environ.get("WANDB_MODE") != "disabled"
+    try:
+        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return "api.wandb.ai" in hosts
+
+
+def _wandb(run_dir: Path, name: str, project: str, config: Mapping[str, Any]) -> Logger:
+    offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
+    if not offline and not wandb_is_configured():
+        log.warning("wandb has no account on this machine (no WANDB_API_KEY, no netrc entry): logging offline; `wandb sync` uploads it later")
+        offline = True
+    os.environ.setdefault("WANDB_SILENT", "true")
+    logger = WandbLogger(name=name, project=project, save_dir=run_dir, offline=offline)
+    logger.log_hyperparams(dict(config))
+    return logger
+
+
+def _tensorboard(run_dir: Path) -> Logger:
+    try:
+        return TensorBoardLogger(save_dir=run_dir, name="tensorboard", version="")
+    except ModuleNotFoundError:
+        raise ConfigError('TensorBoard is not installed: pip install -e ".[tb]"', source="--logger tensorboard") from None
+
+
+def _comet(name: str, project: str) -> Logger:
+    try:
+        return CometLogger(name=name, project=project)
+    except ModuleNotFoundError:
+        raise ConfigError('Comet is not installed: pip install -e ".[comet]"', source="--logger comet") from None
+
+
+@rank_zero_only
+def log_demo(loggers: Iterable[Logger], title: str, audio_file: Path, image_file: Path, audio: Tensor, sample_rate: int, step: int) -> None:
+    """Send one demo to every logger that can take sound.
+
+    Args:
+        audio: (C, T) on the CPU, what `audio_file` holds.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            _demo_to_wandb(logger, title, audio_file, image_file, sample_rate, step)
+        elif isinstance(logger, TensorBoardLogger):
+            _demo_to_tensorboard(logger, title, image_file, audio, sample_rate, step)
+
+
+def _demo_to_wandb(logger: WandbLogger, title: str, audio_file: Path, image_file: Path, sample_rate: int, step: int) -> None:
+    import wandb
+
+    media = {
+        f"demo/{title}": wandb.Audio(str(audio_file), sample_rate=sample_rate, caption=f"{title}, step {step}"),
+        f"spectrogram/{title}": wandb.Image(str(image_file), caption=f"{title}, step {step}"),
+    }
+    logger.experiment.log(media | {"trainer/global_step": step})
+
+
+def _demo_to_tensorboard(logger: TensorBoardLogger, title: str, image_file: Path, audio: Tensor, sample_rate: int, step: int) -> None:
+    import numpy as np
+    from PIL import Image
+
+    logger.experiment.add_audio(title, audio.mean(dim=0), step, sample_rate)  # TensorBoard plays mono only
+    logger.experiment.add_image(title, np.asarray(Image.open(image_file).convert("RGB")), step, dataformats="HWC")
+
+
+def finalize(loggers: Sequence[Logger], status: str) -> None:
+    for logger in loggers:
+        logger.finalize(status)

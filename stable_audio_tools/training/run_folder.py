@@ -1,0 +1,99 @@
+"""The run folder as it grows: `run.json` (status, versions, time) and the report that is rebuilt from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from stable_audio_tools.report import build_report
+
+log = logging.getLogger(__name__)
+
+REBUILD_EVERY_S = 30.0
+PACKAGES = ("stable-audio-tools", "torch", "torchaudio", "lightning", "pydantic", "ema-pytorch", "soundfile", "soxr")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader never sees half of it."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+class RunFolder(pl.Callback):
+    """Keeps `run.json` and `index.html` up to date, at most every 30 seconds and whenever demos or the end come."""
+
+    def __init__(self, folder: Path, *, name: str, max_steps: int | None):
+        self.folder, self.name, self.max_steps = folder, name, max_steps
+        earlier = _read(folder / "run.json")
+        self._before_s = float(earlier.get("wall_s", 0.0))
+        self._resumed = list(earlier.get("resumed", []))
+        self._first_started = earlier.get("started")
+        self._facts: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._start = time.monotonic()
+        self._next = self._start
+        if pl_module.train_step:
+            self._resumed.append(pl_module.train_step)
+        self._facts = {
+            "started": self._first_started or datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "parameters": sum(p.numel() for p in pl_module.model.parameters() if p.requires_grad),
+            "device": str(pl_module.device),
+        }
+        self.update(trainer, pl_module, "running")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if time.monotonic() >= self._next:
+            self.update(trainer, pl_module, "running")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        if self._facts:
+            self.update(trainer, pl_module, "failed", error=f"{type(exception).__name__}: {exception}")
+
+    def update(self, trainer: pl.Trainer, module: Any, status: str, **more: Any) -> None:
+        """Write the status and rebuild the report."""
+        if not trainer.is_global_zero:
+            return
+        self._next = time.monotonic() + REBUILD_EVERY_S
+        state = {
+            "name": self.name,
+            "status": status,
+            "step": module.train_step,
+            "max_steps": self.max_steps,
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wall_s": round(self._before_s + time.monotonic() - self._start, 1),
+            "resumed": self._resumed,
+        }
+        write_json(self.folder / "run.json", state | self._facts | more)
+        try:
+            build_report(self.folder)
+        except Exception:  # noqa: BLE001  a page that cannot be drawn must not end a training
+            log.exception("the report could not be built; training goes on")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a run computes."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
