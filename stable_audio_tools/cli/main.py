@@ -1,0 +1,79 @@
+"""`stable-audio-tools COMMAND ...`: finds the command, runs it, and turns errors into exit statuses.
+
+Status 0: done. 1: failed while running. 2: bad input, said in one message without a traceback. 130, 143: stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.configs.suggest import did_you_mean
+
+PROGRAM = "stable-audio-tools"
+COMMANDS = {
+    "train": "train a model from a JSON config",
+    "check": "validate model and dataset configs without building anything",
+    "schema": "print the JSON Schema of model or dataset configs, for editors",
+    "generate": "make audio with a trained model",
+    "evaluate": "measure a trained model on prompts it was not trained on",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says its mistakes in one message, with the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        kind, _, unknown = message.partition("unrecognized arguments: ")
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        near = did_you_mean(unknown.split("=")[0].split()[0], flags).partition(" known: ")[0] if not kind and unknown else ""
+        fix = f"{near} " if near.startswith("did") else ""
+        raise ConfigError([Problem((), message, f"{fix}{self.prog} --help lists the options")])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    command = arguments[0]
+    if command not in COMMANDS:
+        raise ConfigError([Problem((), f"unknown command {command!r}", did_you_mean(command, COMMANDS))], source=PROGRAM)
+    module = import_module(f"stable_audio_tools.cli.{command}")
+    summary = COMMANDS[command]
+    parser = Parser(prog=f"{PROGRAM} {command}", description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)
+    module.configure(parser)
+    args = parser.parse_args(arguments[1:])
+    _quiet_libraries()
+    return module.run(args)
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    return f"usage: {PROGRAM} COMMAND ...\n\nTrain generative audio models from JSON configs.\n\n{rows}\n\n{PROGRAM} COMMAND --help shows a command's options."
+
+
+def _quiet_libraries() -> None:
+    """Our messages on standard error; the libraries' chatter only where it asks for action."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "wandb", "torch", "PIL"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*ModelSummary.*"):
+        warnings.filterwarnings("ignore", message=message)

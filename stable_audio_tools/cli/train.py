@@ -1,0 +1,312 @@
+"""`train`: assembles a run from configs and flags, runs it, and leaves weights, demos and a report in the run folder.
+
+Everything that can be wrong with the input is found before a weight is allocated or a file is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import random
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stable_audio_tools.cli.args import configure, resolve
+from stable_audio_tools.configs.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stable_audio_tools.training.config import AutoencoderRun, DiffusionCondRun
+
+__all__ = ["configure", "run"]
+
+log = logging.getLogger(__name__)
+
+DEMO_BATCH_SIZE = 8
+
+
+@dataclass
+class Plan:
+    """A run as asked for, validated; nothing is built yet."""
+
+    options: dict[str, Any]
+    config: AutoencoderRun | DiffusionCondRun
+    model_document: dict[str, Any]
+    dataset: Any
+    dataset_document: dict[str, Any]
+    val_dataset: Any
+    folder: Path
+    resume_from: Path | None
+
+    @property
+    def max_steps(self) -> int | None:
+        return self.options["max_steps"] or None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    options = resolve(args)
+    _import_plugins(options["plugins"])
+    plan = _plan(options)
+    loaders = _loaders(plan)
+    model = _model(plan)
+    return _train(plan, model, loaders)
+
+
+def _import_plugins(names: str) -> None:
+    sys.path.insert(0, str(Path.cwd()))
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ConfigError(f"cannot import {name!r}: {type(error).__name__}: {error}", source="--plugins") from error
+
+
+# what was asked for
+
+
+def _plan(options: dict[str, Any]) -> Plan:
+    from stable_audio_tools.configs.parse import read_json
+    from stable_audio_tools.data.dataset import parse_dataset_config
+    from stable_audio_tools.training.config import parse_run_config
+
+    document, text = read_json(options["model_config"])
+    config = parse_run_config(document, options["model_config"], text)
+    dataset_document = read_json(options["dataset_config"])[0] if options["dataset_config"] else {"dataset_type": "synthetic"}
+    dataset = parse_dataset_config(options["dataset_config"] or dataset_document)
+    folder, resume_from = _folder(options)
+    return Plan(options, config, document, dataset, dataset_document, _validation_dataset(options, dataset), folder, resume_from)
+
+
+def _validation_dataset(options: Mapping[str, Any], dataset: Any) -> Any:
+    from stable_audio_tools.data.dataset import parse_dataset_config
+
+    if options["val_dataset_config"]:
+        return parse_dataset_config(options["val_dataset_config"])
+    return dataset.held_out() if dataset.dataset_type == "synthetic" and options["val_every"] else None
+
+
+def _folder(options: dict[str, Any]) -> tuple[Path, Path | None]:
+    """The run folder, and the checkpoint to resume from."""
+    from stable_audio_tools.training.checkpoint_io import newest_good_checkpoint
+
+    root = Path(options["save_dir"])
+    name = options["name"] or Path(options["model_config"]).stem
+    folder = root / name
+    if options["ckpt_path"]:
+        path = Path(options["ckpt_path"])
+        if not path.is_file():
+            raise ConfigError("no such checkpoint" if not path.exists() else "a folder, not a checkpoint", source=f"--ckpt-path {path}")
+        return folder, path
+    if options["recover"]:
+        return folder, newest_good_checkpoint(folder / "checkpoints")
+    if any((folder / "checkpoints").glob("*.ckpt")):
+        fix = "--recover goes on with it; another --name starts a new run"
+        raise ConfigError([Problem((), "this run exists already and has checkpoints", fix)], source=str(folder))
+    return folder, None
+
+
+# data and weights
+
+
+@dataclass
+class Loaders:
+    train: Any
+    validation: Any
+    demo: Any
+
+
+def _loaders(plan: Plan) -> Loaders:
+    from stable_audio_tools.data.dataset import create_dataloader_from_config
+
+    options, config = plan.options, plan.config
+    shared = {
+        "sample_size": config.sample_size,
+        "sample_rate": config.sample_rate,
+        "audio_channels": config.audio_channels,
+        "seed": options["seed"],
+        "allow_code": options["allow_code"],
+    }
+
+    def loader(dataset: Any, batch_size: int, workers: int, shuffle: bool) -> Any:
+        return create_dataloader_from_config(dataset, batch_size, num_workers=workers, shuffle=shuffle, **shared)
+
+    train = loader(plan.dataset, options["batch_size"], options["num_workers"], True)
+    validation = loader(plan.val_dataset, options["batch_size"], 0, False) if plan.val_dataset is not None else None
+    demo = loader(plan.val_dataset or plan.dataset, DEMO_BATCH_SIZE, 0, False)
+    return Loaders(train, validation, demo)
+
+
+def _model(plan: Plan) -> nn.Module:
+    import torch
+
+    from stable_audio_tools.models.factory import create_model_from_config
+
+    seed = plan.options["seed"]
+    random.seed(seed)
+    torch.manual_seed(seed)
+    model = create_model_from_config(plan.model_document)
+    _load_weights(model, plan.options)
+    return model
+
+
+def _load_weights(model: Any, options: Mapping[str, Any]) -> None:
+    from stable_audio_tools.models.checkpoints import load_into, load_weights
+    from stable_audio_tools.models.utils import remove_weight_norm_from_model
+
+    allow = options["allow_partial"]
+    if options["pretrained_ckpt_path"]:
+        log.info("%s", load_into(model, load_weights(options["pretrained_ckpt_path"]), allow_partial=allow))
+    if not options["pretransform_ckpt_path"] and not options["remove_pretransform_weight_norm"]:
+        return
+    if getattr(model, "pretransform", None) is None:
+        raise ConfigError("this model has no pretransform", source="--pretransform-ckpt-path, --remove-pretransform-weight-norm")
+    if options["remove_pretransform_weight_norm"] == "pre_load":
+        remove_weight_norm_from_model(model.pretransform)
+    if options["pretransform_ckpt_path"]:
+        weights = load_weights(options["pretransform_ckpt_path"])
+        log.info("%s", load_into(model.pretransform.model, weights, allow_partial=allow))
+    if options["remove_pretransform_weight_norm"] == "post_load":
+        remove_weight_norm_from_model(model.pretransform)
+
+
+# the run
+
+
+def _train(plan: Plan, model: nn.Module, loaders: Loaders) -> int:
+    import torch
+
+    from stable_audio_tools.training.checkpoints import SignalGuard
+    from stable_audio_tools.training.factory import create_training_wrapper_from_config
+    from stable_audio_tools.training.run_folder import RunFolder
+
+    options = plan.options
+    _prepare_folder(plan)
+    module = create_training_wrapper_from_config(plan.config, model)
+    module.model_config = plan.model_document
+    module.accumulate_batches = options["accum_batches"]
+    module.log_every_n_steps = options["log_every"]
+    module.clip_grad_norm = options["gradient_clip_val"] or module.clip_grad_norm
+    page = RunFolder(plan.folder, name=plan.folder.name, max_steps=plan.max_steps)
+    trainer, signals = _trainer(plan, loaders, page)
+    torch.manual_seed(options["seed"] + trainer.global_rank)  # every rank draws its own noise
+    try:
+        trainer.fit(module, loaders.train, loaders.validation, ckpt_path=plan.resume_from, weights_only=True)
+    except ConfigError:
+        raise
+    except Exception as error:
+        return _failed(error, plan)
+    guard: SignalGuard = signals
+    page.update(trainer, module, "stopped" if guard.exit_status else "finished")
+    if trainer.is_global_zero:
+        _export(plan, module)
+    return guard.exit_status or 0
+
+
+def _prepare_folder(plan: Plan) -> None:
+    """Make the run folder and write down what was asked for."""
+    from stable_audio_tools.training.run_folder import write_json
+
+    try:
+        (plan.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_json(plan.folder / "config.json", plan.model_document)
+        write_json(plan.folder / "dataset.json", plan.dataset_document)
+        write_json(plan.folder / "args.json", plan.options)
+        file = logging.FileHandler(plan.folder / "train.log")
+    except OSError as error:
+        raise ConfigError(f"cannot write the run folder: {error.strerror}", source=f"--save-dir {plan.folder}") from None
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(file)
+    log.info("run folder %s", plan.folder)
+
+
+def _trainer(plan: Plan, loaders: Loaders, page: Any) -> tuple[Any, Any]:
+    import lightning.pytorch as pl
+
+    from stable_audio_tools.training.checkpoint_io import AtomicCheckpointIO
+    from stable_audio_tools.training.checkpoints import RunCheckpoint, SignalGuard, StopAtStep
+    from stable_audio_tools.training.factory import create_demo_callback_from_config
+    from stable_audio_tools.training.loggers import create_loggers
+    from stable_audio_tools.training.progress import RunProgress
+
+    options = plan.options
+    checkpoint = RunCheckpoint(plan.folder / "checkpoints", every=options["checkpoint_every"], keep=options["save_top_k"])
+    signals = SignalGuard(checkpoint)
+    demos = create_demo_callback_from_config(plan.config, demo_dl=loaders.demo, folder=plan.folder / "demos")
+    limits = [StopAtStep(plan.max_steps)] if plan.max_steps else []
+    every = options["val_every"] * options["accum_batches"]
+    shared = {"name": plan.folder.name, "project": options["project"], "config": {"model": plan.model_document, "dataset": plan.dataset_document, "args": options}}
+    loggers = create_loggers(options["logger"], plan.folder, resume_step=_step_of(plan.resume_from), **shared)
+    trainer = pl.Trainer(
+        accelerator=options["accelerator"],
+        devices=_devices(options["devices"]),
+        num_nodes=options["num_nodes"],
+        strategy=options["strategy"],
+        precision=_precision(options["precision"], options["accelerator"]),
+        max_steps=-1,
+        max_epochs=options["max_epochs"] or -1,
+        val_check_interval=every if loaders.validation is not None and every else None,
+        check_val_every_n_epoch=None if loaders.validation is not None and every else 1,
+        limit_val_batches=1.0 if every else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=loggers,
+        callbacks=[*limits, RunProgress(plan.max_steps), demos, checkpoint, signals, page],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=plan.folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    return trainer, signals
+
+
+def _devices(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+def _precision(asked: str, accelerator: str) -> str:
+    import torch
+
+    if asked != "auto":
+        return asked
+    gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _step_of(checkpoint: Path | None) -> int | None:
+    """The train step of a checkpoint file; None for a fresh run."""
+    if checkpoint is None:
+        return None
+    import torch
+
+    from stable_audio_tools.training.module import CHECKPOINT_KEY
+
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return saved.get(CHECKPOINT_KEY, {}).get("train_step", 0)
+
+
+def _export(plan: Plan, module: Any) -> None:
+    from stable_audio_tools.models.checkpoints import save_model
+
+    path = plan.folder / "exports" / "model.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_model(path, module.sampling_model, plan.model_document, {"train_step": str(module.train_step)})
+    log.info("weights: %s\nreport: %s", path, plan.folder / "index.html")
+
+
+def _failed(error: Exception, plan: Plan) -> int:
+    """Say the cause; the traceback goes into `train.log`."""
+    logging.getLogger("stable_audio_tools.traceback").propagate = False
+    with (plan.folder / "train.log").open("a") as file:
+        traceback.print_exception(error, file=file)
+    last = plan.folder / "checkpoints" / "last.ckpt"
+    hint = f"; --recover goes on from {last}" if last.exists() else ""
+    print(f"error: training failed: {type(error).__name__}: {error}\n  = traceback in {plan.folder / 'train.log'}{hint}", file=sys.stderr)
+    return 1
