@@ -76,7 +76,7 @@ class Family:
 
     def select(self, value: Any) -> StrictModel:
         """Validate `value`, a mapping whose `key` names the member, or an already validated member."""
-        if isinstance(value, tuple(self)):
+        if isinstance(value, StrictModel) and isinstance(value, tuple(self)):
             return value
         if not isinstance(value, dict):
             raise PydanticCustomError("family_not_object", 'expected an object with a "{key}" key', {"key": self.key})
@@ -94,14 +94,14 @@ class Family:
 
     def _tag_error(self, kind: Literal["family_tag_missing", "family_tag_unknown"], text: str, loc: tuple, value: Any) -> ValidationError:
         context = {"what": self.what, "key": self.key, "tag": value, "known": ", ".join(self.names)}
-        detail = InitErrorDetails(type=PydanticCustomError(kind, text, context), loc=loc, input=value)  # type: ignore[arg-type]
+        detail = InitErrorDetails(type=PydanticCustomError(kind, text, context), loc=loc, input=value)
         return ValidationError.from_exception_data(self.what, [detail])
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
             self.select,
             metadata={"family": self},
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda member: member.model_dump(mode="json", exclude_unset=True)),
+            serialization=core_schema.plain_serializer_function_ser_schema(_dump),
         )
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -114,6 +114,10 @@ class Family:
         for name, member in self._members.items():
             member.model_rebuild()
             yield name, member
+
+
+def _dump(member: StrictModel) -> dict[str, Any]:
+    return member.model_dump(mode="json", exclude_unset=True)
 
 
 def tags(member: type[BaseModel], key: str) -> tuple[str, ...]:

@@ -1,0 +1,320 @@
+"""Pydantic's errors in plain words: the path a user sees in the file, the value, what was expected, and the fix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from .base import tags
+from .errors import ConfigError, Problem, path_text, value_text
+from .shape import Place, one_of, walk
+from .source import Path
+from .suggest import closest, did_you_mean
+
+MAX_DISTANCE = 2  # steps up and down the document within which a misplaced key's right object is looked for
+MISSING_SECTION = {
+    "model_type": "model_type must be specified in model config",
+    "training": "training config must be specified in model config",
+}
+BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+    "multiple_of": ("multiple_of", "a multiple of"),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One pydantic error, its path without union tags.
+
+    place, parent: what may stand at the path and around it.
+    union: the path of the innermost plain union passed on the way, and which option was tried.
+    """
+
+    detail: Mapping[str, Any]
+    path: Path
+    place: Place
+    parent: Place
+    root: Place
+    union: tuple[Path, str] | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.detail["type"]
+
+    @property
+    def value(self) -> Any:
+        return self.detail["input"]
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        return self.detail.get("ctx", {})
+
+
+def explain(error: ValidationError, root: Place) -> list[Problem]:
+    """Everything that `error` reports about the document at `root`, each thing once."""
+    faults = [_fault(detail, root) for detail in error.errors(include_url=False)]
+    problems = [problem for fault in _one_per_union(faults) for problem in _problems(fault)]
+    return _without_echoes(problems)
+
+
+def _fault(detail: Any, root: Place) -> Fault:
+    path: Path = ()
+    place = parent = root
+    union = None
+    for segment, reached in walk(root, detail["loc"]):
+        if segment is None:
+            union = union if place.tag_key else (path, reached.words())
+        else:
+            path, parent = (*path, segment), place
+        place = reached
+    return Fault(detail, path, place, parent, root, union)
+
+
+def _one_per_union(faults: Iterable[Fault]) -> list[Fault]:
+    """A value that fits no option of a union is one problem: the nearest option's faults inside, or one fault of the whole."""
+    kept: list[Fault] = []
+    branches: dict[Path, list[Fault]] = {}
+    for fault in faults:
+        if fault.union is None:
+            kept.append(fault)
+        elif fault.union[0] in branches:
+            branches[fault.union[0]].append(fault)
+        else:
+            branches[fault.union[0]] = [fault]
+            kept.append(fault)
+    return [chosen for fault in kept for chosen in (_nearest(branches[fault.union[0]]) if fault.union else [fault])]
+
+
+def _nearest(faults: list[Fault]) -> list[Fault]:
+    assert faults[0].union is not None
+    path = faults[0].union[0]
+    inside = [fault for fault in faults if len(fault.path) > len(path)]
+    if inside:
+        return [fault for fault in inside if fault.union == inside[0].union]
+    words = " or ".join(dict.fromkeys(fault.union[1] for fault in faults if fault.union))
+    return [replace(faults[0], detail={**faults[0].detail, "type": "union", "ctx": {"expected": words}})]
+
+
+def _problems(fault: Fault) -> list[Problem]:
+    if fault.kind in ("value_error", "assertion_error"):
+        return _rule(fault)
+    return [_EXPLANATIONS.get(fault.kind, _mismatch)(fault)]
+
+
+def _rule(fault: Fault) -> list[Problem]:
+    """A cross-field rule of a config class, in its own words."""
+    error = fault.context.get("error")
+    if isinstance(error, ConfigError):
+        return [replace(problem, path=(*fault.path, *problem.path)) for problem in error.problems]
+    return [Problem(fault.path, str(error) if error else fault.detail["msg"])]
+
+
+def _missing(fault: Fault) -> Problem:
+    key = fault.path[-1]
+    if isinstance(key, int):
+        return _length(replace(fault, path=fault.path[:-1], place=fault.parent))
+    if key in MISSING_SECTION:
+        return Problem(fault.path[:-1], MISSING_SECTION[key], f'add "{key}"')
+    description = fault.place.field.description if fault.place.field else None
+    return Problem(fault.path, f'missing key "{key}"', f"add it: {fault.place.words()}" + (f" ({description})" if description else ""))
+
+
+def _unknown_key(fault: Fault) -> Problem:
+    key = fault.path[-1]
+    known = [name for name in fault.parent.fields if not name.startswith("$")]
+    return Problem(fault.path, f"unknown key {value_text(key)}", _right_key(fault, str(key), known), fault.value, on_key=True)
+
+
+def _right_key(fault: Fault, key: str, known: list[str]) -> str:
+    """A near-miss in this object, the same key's right object, or the keys there are; the nearest first."""
+    homes = _homes(fault, key)
+    near = closest(key, [name for name in known if name not in (_keys(fault.parent.value))])
+    if near and not (homes and homes[0][0] == 1):
+        return f'did you mean "{near}"?'
+    if homes:
+        nearest = [path for distance, path in homes if distance == homes[0][0]]
+        return "it belongs in " + " or ".join(path_text(path) for path in nearest) if all(nearest) else "it belongs at the top level"
+    return f"known keys: {', '.join(known)}" if known else "this object has no keys"
+
+
+def _homes(fault: Fault, key: str) -> list[tuple[int, Path]]:
+    """The objects near by that know this key, with their distance in steps."""
+    here = fault.path[:-1]
+    found = [(_distance(here, path), path) for path, place in fault.root.objects() if key in place.fields and path != here]
+    return sorted(home for home in found if home[0] <= MAX_DISTANCE)
+
+
+def _distance(a: Path, b: Path) -> int:
+    shared = next((index for index, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), min(len(a), len(b)))
+    return len(a) + len(b) - 2 * shared
+
+
+def _choice(fault: Fault) -> Problem:
+    choices = fault.place.choices
+    near = closest(fault.value, [c for c in choices if isinstance(c, str)]) if isinstance(fault.value, str) else None
+    message = f"expected {one_of(choices) if choices else fault.context.get('expected')}, got {_got(fault.value)}"
+    return Problem(fault.path, message, f'did you mean "{near}"?' if near else _type_fix(fault), fault.value)
+
+
+def _bound(fault: Fault) -> Problem:
+    name, words = BOUNDS[fault.kind]
+    limits = [f"{words} {value_text(fault.context[name])}"]
+    for note in fault.place.field.metadata if fault.place.field else ():
+        limits += [f"{text} {value_text(getattr(note, key))}" for key, text in BOUNDS.values() if key != name and hasattr(note, key)]
+    kind = fault.place.words() if fault.place.options else "a number"
+    return Problem(fault.path, f"expected {kind} {' and '.join(limits)}, got {_got(fault.value)}", "", fault.value)
+
+
+def _length(fault: Fault) -> Problem:
+    """A list or text that is too short or too long."""
+    is_text = isinstance(fault.value, str)
+    count = len(fault.value) if isinstance(fault.value, (list, tuple, str, Mapping)) else 0
+    what, unit = ("text", "characters") if is_text else (fault.place.words(), "entries")
+    least, most = fault.context.get("min_length"), fault.context.get("max_length")
+    if count == 0 and least == 1:
+        return Problem(fault.path, f"expected {what}, but it is empty", "", fault.value)
+    fixed = f"a list of {most} " in what  # the words have the length already
+    limits = [f"at least {least}"] * (least is not None) + [f"at most {most}"] * (most is not None and not fixed)
+    size = f" of {' and '.join(limits)} {unit}" if limits else ""
+    return Problem(fault.path, f"expected {what}{size}, got {count}", "", fault.value)
+
+
+def _unknown_tag(fault: Fault) -> Problem:
+    """An unknown `type` of a component family: the path ends in the tag's key."""
+    what, known = fault.context["what"], fault.context["known"].split(", ")
+    if isinstance(fault.value, str):
+        message = f'unknown {what} "{fault.value}"'
+    else:
+        message = f"expected the name of one {what} in quotes, got {_got(fault.value)}"
+    return Problem(fault.path, message, did_you_mean(fault.value, known), fault.value)
+
+
+def _missing_tag(fault: Fault) -> Problem:
+    context = fault.context
+    return Problem((*fault.path, context["key"]), f'missing key "{context["key"]}"', f"known: {context['known']}")
+
+
+def _unknown_option(fault: Fault) -> Problem:
+    """An unknown tag of a pydantic union: the path ends at the union's object."""
+    key = _discriminator(fault)
+    value = fault.value.get(key) if isinstance(fault.value, Mapping) else fault.context["tag"]
+    known = [name for option in fault.place.options for name in _tags(option, key)]
+    what = "model type" if key == "model_type" else key
+    message = f"Unknown {what}: {value if isinstance(value, str) else value_text(value)}"
+    return Problem((*fault.path, key), message, did_you_mean(value, known), value)
+
+
+def _missing_option(fault: Fault) -> Problem:
+    key = _discriminator(fault)
+    known = [name for option in fault.place.options for name in _tags(option, key)]
+    near = next((given for given in _keys(fault.value) if closest(given, [key]) == key), None)
+    fix = f'"{near}" should be "{key}"' if near else f'add "{key}": {one_of(tuple(known))}'
+    return Problem(fault.path, MISSING_SECTION.get(key, f'missing key "{key}"'), fix)
+
+
+def _mismatch(fault: Fault) -> Problem:
+    """A value of the wrong type, or whatever else pydantic has found."""
+    is_type = fault.kind == "union" or fault.kind.endswith("_type")
+    words = fault.context.get("expected") or (fault.place.words() if is_type and fault.place.options else _pydantic_words(fault))
+    return Problem(fault.path, f"expected {words}, got {_got(fault.value)}", _type_fix(fault) if is_type else "", fault.value)
+
+
+def _not_finite(fault: Fault) -> Problem:
+    return Problem(fault.path, f"expected a finite number, got {fault.value}")
+
+
+def _invalid_key(fault: Fault) -> Problem:
+    return Problem(fault.path, f"keys are text, got {value_text(fault.value)}", on_key=True)
+
+
+def _pydantic_words(fault: Fault) -> str:
+    words = fault.detail["msg"].removeprefix("expected ")
+    return words.removeprefix("Input should be ").removeprefix("a valid ")
+
+
+def _type_fix(fault: Fault) -> str:
+    """What turns the value into one that fits, if that is plain."""
+    value, field = fault.value, fault.place.field
+    if value is None and field is not None and not field.is_required():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        return f"leave the key out for the default, {value_text(default)}" if _is_plain(default) else "leave the key out for the default"
+    wants = {option for option in fault.place.options if isinstance(option, type)}
+    if isinstance(value, str) and str not in wants:
+        return _quotes_fix(value, wants == {bool})
+    if wants == {bool} and value in (0, 1):
+        return f"write {'true' if value else 'false'}"
+    if int in wants and isinstance(value, float) and value.is_integer():
+        return f"write {int(value)}"
+    if str in wants and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f'put it in quotes: "{value_text(value)}"'
+    if isinstance(value, (int, float)) and fault.place.words() in ("a list of whole numbers", "a list of numbers"):
+        return f"write [{value_text(value)}]"
+    return ""
+
+
+def _quotes_fix(text: str, wants_bool: bool) -> str:
+    """A number, list or boolean that stands in quotes."""
+    plain = text.lower() if wants_bool else text
+    try:
+        inside = json.loads(plain)
+    except ValueError:
+        return ""
+    fits = isinstance(inside, bool) if wants_bool else isinstance(inside, (int, float, list, dict))
+    return f"remove the quotes: {plain}" if fits else ""
+
+
+def _got(value: Any) -> str:
+    """A value with the name of its kind, since "1" and 1 look alike."""
+    if isinstance(value, str):
+        return f"the text {value_text(value)}"
+    if isinstance(value, (list, tuple)):
+        shown = value_text(value)
+        return f"the list {shown}" if not shown.endswith("…") else f"a list of {len(value)}"
+    if isinstance(value, Mapping):
+        return "an object"
+    return value_text(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, tuple, list))
+
+
+def _discriminator(fault: Fault) -> str:
+    return fault.context["discriminator"].strip("'")
+
+
+def _tags(option: Any, key: str) -> tuple[str, ...]:
+    return tags(option, key) if hasattr(option, "model_fields") else ()
+
+
+def _keys(value: Any) -> list[str]:
+    return [key for key in value if isinstance(key, str)] if isinstance(value, Mapping) else []
+
+
+def _without_echoes(problems: list[Problem]) -> list[Problem]:
+    """A misspelt required key is one problem: its "missing" is left out where an unknown key of the object is meant for it."""
+    slips = [problem for problem in problems if problem.on_key and problem.fix.startswith("did you mean")]
+    meant = {(*slip.path[:-1], slip.fix.split('"')[1]) for slip in slips}
+    return [problem for problem in problems if not (problem.path in meant and problem.message.startswith("missing key"))]
+
+
+_EXPLANATIONS: dict[str, Callable[[Fault], Problem]] = {
+    "missing": _missing,
+    "extra_forbidden": _unknown_key,
+    "literal_error": _choice,
+    **dict.fromkeys(BOUNDS, _bound),
+    **dict.fromkeys(("too_short", "too_long", "string_too_short", "string_too_long"), _length),
+    "family_tag_unknown": _unknown_tag,
+    "family_tag_missing": _missing_tag,
+    "union_tag_invalid": _unknown_option,
+    "union_tag_not_found": _missing_option,
+    "finite_number": _not_finite,
+    "invalid_key": _invalid_key,
+}
