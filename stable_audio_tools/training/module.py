@@ -68,6 +68,9 @@ class TrainingModule(pl.LightningModule):
 
     # the loop
 
+    def setup(self, stage: str) -> None:
+        self.strategy.start(seed=torch.initial_seed(), rank=self.global_rank)
+
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         self.players = self.strategy.players(self.model)
         built = {name: self.optimizer_groups[name].build(parameters) for name, parameters in self.players.items()}

@@ -38,12 +38,17 @@ class Noising(nn.Module):
 
     def __init__(self, config: DiffusionTrainingConfig):
         super().__init__()
-        self.sampler = parse_timestep_sampler(config.timestep_sampler, config.timestep_sampler_options)
+        self._sampler_config = (config.timestep_sampler, config.timestep_sampler_options)
+        self.start(seed=0, rank=0)
         self.cfg_dropout_prob = config.cfg_dropout_prob
         self.p_one_shot = config.p_one_shot
         self.mask_padding = config.mask_padding
         self.mask_padding_dropout = config.mask_padding_dropout
         self.log_loss_info = config.log_loss_info
+
+    def start(self, *, seed: int, rank: int) -> None:
+        """Give the sampler the sequence of this run and this rank."""
+        self.sampler = parse_timestep_sampler(*self._sampler_config, seed=seed, rank=rank)
 
     def draw(self, model: ConditionedDiffusion, batch: LatentBatch) -> NoisyBatch:
         t = self.timesteps(model, batch)
@@ -52,7 +57,7 @@ class Noising(nn.Module):
     def timesteps(self, model: ConditionedDiffusion, batch: LatentBatch) -> Tensor:
         """(B,) noise levels on the latents' device, float32."""
         latents = batch.latents
-        t = self.sampler.sample(latents.shape[0]).to(latents.device, torch.float32)
+        t = self.sampler.sample(latents.shape[0], length=latents.shape[-1]).to(latents.device, torch.float32)
         if model.dist_shift is not None:
             t = model.dist_shift.shift(t, latents.shape[-1])
         if self.p_one_shot > 0:

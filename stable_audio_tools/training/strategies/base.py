@@ -60,6 +60,9 @@ class TrainingStrategy(nn.Module):
         """The groups of parameters that are optimised, each by an optimizer of its own. Default: the trainable ones of `model`."""
         return {"diffusion": [p for p in model.parameters() if p.requires_grad]}
 
+    def start(self, *, seed: int, rank: int) -> None:
+        """Called on every rank before training, and before a checkpoint is loaded: seed what draws numbers of its own."""
+
     def loss(self, model: nn.Module, batch: Any) -> LossOutput:
         """The loss of the single player of this strategy on one batch."""
         raise NotImplementedError(f"{type(self).__name__} implements neither loss nor updates")

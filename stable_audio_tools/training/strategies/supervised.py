@@ -34,6 +34,9 @@ class Supervised(TrainingStrategy):
         super().__init__()
         self.noising = noising
 
+    def start(self, *, seed: int, rank: int) -> None:
+        self.noising.start(seed=seed, rank=rank)
+
     def loss(self, model: ConditionedDiffusion, batch: LatentBatch) -> LossOutput:
         noisy = self.noising.draw(model, batch)
         output = model(noisy.x_t, noisy.t, cond=batch.conditions, cfg_dropout_prob=self.noising.cfg_dropout_prob)
