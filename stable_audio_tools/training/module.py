@@ -141,6 +141,12 @@ class TrainingModule(pl.LightningModule):
                 "or look for bad audio in the data; --recover goes on from the newest good checkpoint"
             )
 
+    def on_validation_epoch_end(self) -> None:
+        """Send the validation means, which Lightning has gathered, to the loggers under this train step."""
+        means = {name: float(value) for name, value in self.trainer.callback_metrics.items() if name.startswith("val/")}
+        for logger in self.loggers:
+            logger.log_metrics(means, step=self.train_step)
+
     # checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

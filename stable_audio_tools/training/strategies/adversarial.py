@@ -1,0 +1,94 @@
+"""Autoencoder training: reconstruction losses, and a discriminator whose turn alternates with the autoencoder's.
+
+Even train steps update the autoencoder, odd ones the discriminator, as in the peer. Each turn computes only what it
+needs: the discriminator sees detached reconstructions, and on the autoencoder's turn the discriminator's weights get no
+gradient and its features of real audio no graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
+from stable_audio_tools.training.strategies.base import LossOutput, TrainingStrategy, Update
+
+if TYPE_CHECKING:
+    from stable_audio_tools.training.config import AutoencoderTrainingConfig
+
+
+class AdversarialReconstruction(TrainingStrategy):
+    """Encode, decode, compare.
+
+    Args:
+        config: the `training` section.
+        sample_rate: Hz, for perceptual weighting and mel scales.
+        channels: audio channels the losses see.
+    """
+
+    def __init__(self, config: AutoencoderTrainingConfig, *, sample_rate: int, channels: int):
+        super().__init__()
+        self.config = config
+        self.losses = config.loss_configs.build(sample_rate, channels)
+        self.discriminator = config.loss_configs.build_discriminator(channels)
+
+    def players(self, model: nn.Module) -> dict[str, list[nn.Parameter]]:
+        found = {"autoencoder": [p for p in model.parameters() if p.requires_grad]}
+        if self.discriminator is not None:
+            found["discriminator"] = list(self.discriminator.parameters())
+        return found
+
+    def updates(self, model: nn.Module, batch: Tensor, step: int) -> Iterator[Update]:
+        warm = step >= self.config.warmup_steps
+        if self.config.encoder_freeze_on_warmup and warm:
+            model.encoder.requires_grad_(False)
+        if self._discriminator_turn(step, warm):
+            yield Update("discriminator", self._discriminator_loss(model, batch))
+        else:
+            yield Update("autoencoder", self._autoencoder_loss(model, batch, step, adversarial=warm and self.discriminator is not None))
+
+    def _discriminator_turn(self, step: int, warm: bool) -> bool:
+        return self.discriminator is not None and step % 2 == 1 and (warm or self.config.warmup_mode == "adv")
+
+    def _discriminator_loss(self, model: AudioAutoencoder, audio: Tensor) -> LossOutput:
+        with torch.no_grad():
+            decoded, _ = self.reconstruct(model, audio)
+        loss = self.discriminator.discriminator_loss(audio, decoded)
+        return LossOutput(loss, {"loss_discriminator": loss.detach()})
+
+    def _autoencoder_loss(self, model: AudioAutoencoder, audio: Tensor, step: int, *, adversarial: bool) -> LossOutput:
+        decoded, info = self.reconstruct(model, audio)
+        terms = self.losses(audio, decoded, info, step)
+        if adversarial:
+            with frozen(self.discriminator):
+                fool, features = self.discriminator.generator_loss(audio, decoded)
+            weights = self.config.loss_configs.discriminator.weights
+            terms |= {"adversarial": weights.adversarial * fool, "feature_matching": weights.feature_matching * features}
+        loss = torch.stack(list(terms.values())).sum()
+        logs = {"loss": loss.detach(), **{f"loss_{name}": term.detach() for name, term in terms.items()}}
+        return LossOutput(loss, logs | {"latent_std": info["latents"].detach().std()})
+
+    def reconstruct(self, model: AudioAutoencoder, audio: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Audio (B, C, T) to its reconstruction of the same shape and what the bottleneck said, with `latents`."""
+        heard = audio.mean(dim=1, keepdim=True).expand_as(audio) if self.config.force_input_mono else audio
+        latents, info = model.encode(heard, return_info=True)
+        if self.config.latent_mask_ratio > 0 and model.training:
+            keep = torch.rand_like(latents) >= self.config.latent_mask_ratio
+            latents = latents * keep
+        return model.decode(latents)[..., : audio.shape[-1]], {**info, "latents": latents}
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No gradient for the parameters of `module` inside; each parameter's own flag afterwards."""
+    flags = [(p, p.requires_grad) for p in module.parameters()]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
