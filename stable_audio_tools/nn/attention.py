@@ -1,0 +1,125 @@
+"""Multi-head attention over `F.scaled_dot_product_attention`, for self- and cross-attention.
+
+B batch, N queries, M keys, D width, H heads. Masks are bool, True = may be attended. A query that may attend to nothing gets zeros.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .embeddings import RotaryTable, rotate
+from .norms import DynamicTanh
+
+QKNorm = Literal["none", "l2", "ln", "dyt"]
+
+
+class Attention(nn.Module):
+    """Attention of x to itself, or to a context when `dim_context` is given.
+
+    Keys and values keep the context's width, so a narrower context has fewer heads, each shared by a group of query
+    heads (arXiv:2305.13245).
+
+    Args:
+        dim: width of x and of the output.
+        dim_heads: channels of a head; divides `dim` and `dim_context`.
+        dim_context: width of the context.
+        causal: a token attends to itself and earlier ones.
+        zero_init_output: start as a zero branch.
+        qk_norm: norm of each query and key: none, `l2` (unit length), `ln` (layer norm) or `dyt` (DynamicTanh).
+        differential: subtract a second attention with its own queries and keys.
+        feat_scale: learned gains of the output's mean over tokens and of the rest, zero at first.
+
+    Raises:
+        ValueError: widths that do not divide.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        dim_heads: int = 64,
+        dim_context: int | None = None,
+        causal: bool = False,
+        zero_init_output: bool = True,
+        qk_norm: QKNorm = "none",
+        differential: bool = False,
+        feat_scale: bool = False,
+    ):
+        super().__init__()
+        dim_kv = dim if dim_context is None else dim_context
+        if dim % dim_heads or dim_kv % dim_heads or dim % dim_kv:
+            raise ValueError(f"widths must divide: dim_heads {dim_heads}, keys and values {dim_kv}, queries {dim}")
+        self.dim, self.dim_kv, self.dim_heads = dim, dim_kv, dim_heads
+        self.cross, self.causal = dim_context is not None, causal
+        self.qk_norm, self.differential, self.feat_scale = qk_norm, differential, feat_scale
+        self.grouped = dim != dim_kv
+
+        pairs = 2 if differential else 1
+        if dim_context is None:
+            self.to_qkv = nn.Linear(dim, dim * (2 * pairs + 1), bias=False)
+        else:
+            self.to_q = nn.Linear(dim, dim * pairs, bias=False)
+            self.to_kv = nn.Linear(dim_kv, dim_kv * (pairs + 1), bias=False)
+        self.to_out = nn.Linear(dim, dim, bias=False)
+        if zero_init_output:
+            nn.init.zeros_(self.to_out.weight)
+
+        if qk_norm == "ln":
+            self.q_norm: nn.Module = nn.LayerNorm(dim_heads, eps=1e-6)
+            self.k_norm: nn.Module = nn.LayerNorm(dim_heads, eps=1e-6)
+        elif qk_norm == "dyt":
+            self.q_norm, self.k_norm = DynamicTanh(dim_heads), DynamicTanh(dim_heads)
+        if feat_scale:
+            self.lambda_dc = nn.Parameter(torch.zeros(dim))
+            self.lambda_hf = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor, context: Tensor | None = None, *, mask: Tensor | None = None, rotary: RotaryTable | None = None) -> Tensor:
+        """(B, N, D) to (B, N, D).
+
+        Args:
+            context: (B, M, dim_context), exactly when the module was made with `dim_context`.
+            mask: bool that expands to (B, H, N, M).
+            rotary: positions of queries and keys, for self-attention.
+        """
+        queries, keys, v = self._project(x, context)
+        parts = [self._attend(q, k, v, mask, rotary) for q, k in zip(queries, keys, strict=True)]
+        out = parts[0] - parts[1] if self.differential else parts[0]
+        out = self.to_out(out.transpose(1, 2).flatten(2))
+        return self._scale_features(out) if self.feat_scale else out
+
+    def _project(self, x: Tensor, context: Tensor | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        """Queries and keys, two of each when differential, and values; each (B, H, N, dim_heads)."""
+        if self.cross != (context is not None):
+            raise ValueError(f"a context is {'needed' if self.cross else 'not taken'} by this attention")
+        if context is None:
+            q, k, v, *second = self._split_heads(self.to_qkv(x))
+            return (q, *second[:1]), (k, *second[1:]), v
+        *keys, v = self._split_heads(self.to_kv(context), self.dim_kv)
+        return self._split_heads(self.to_q(x)), tuple(keys), v
+
+    def _split_heads(self, x: Tensor, dim: int | None = None) -> tuple[Tensor, ...]:
+        """(B, N, parts * width) to one (B, H, N, dim_heads) for each part."""
+        return x.unflatten(-1, (-1, (dim or self.dim) // self.dim_heads, self.dim_heads)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rotary: RotaryTable | None) -> Tensor:
+        if self.qk_norm == "l2":
+            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        elif self.qk_norm != "none":
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        causal = self.causal
+        if causal and mask is not None:
+            mask, causal = mask & torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril(), False
+        # Norms keep float32 under autocast; the kernel wants one dtype.
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)
+
+    def _scale_features(self, x: Tensor) -> Tensor:
+        """Gains of the mean over tokens and of the deviation from it."""
+        mean = x.mean(dim=1, keepdim=True)
+        return x + self.lambda_dc * mean + self.lambda_hf * (x - mean)
