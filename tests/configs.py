@@ -1,0 +1,83 @@
+"""Tiny real configs: they build in milliseconds and train a step in tens of them. Each call gives a fresh dict."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+SAMPLE_RATE = 8000
+
+
+def text_to_audio(**training: Any) -> dict[str, Any]:
+    """Prompt to a 16-channel patched waveform by a two-layer DiT; 0.26 s of mono audio."""
+    return deepcopy(
+        {
+            "model_type": "diffusion_cond",
+            "sample_rate": SAMPLE_RATE,
+            "sample_size": 2048,
+            "audio_channels": 1,
+            "model": {
+                "io_channels": 16,
+                "pretransform": {"type": "patched", "config": {"channels": 1, "patch_size": 16}},
+                "conditioning": {
+                    "cond_dim": 16,
+                    "configs": [{"id": "prompt", "type": "bytes", "config": {"max_length": 24}}],
+                },
+                "diffusion": {
+                    "type": "dit",
+                    "diffusion_objective": "rectified_flow",
+                    "cross_attention_cond_ids": ["prompt"],
+                    "global_cond_ids": ["prompt"],
+                    "config": {"io_channels": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "cond_token_dim": 16, "global_cond_dim": 16, "global_cond_type": "adaLN"},
+                },
+            },
+            "training": {
+                "learning_rate": 1e-3,
+                "timestep_sampler": "logit_normal",
+                "demo": {"demo_every": 1000, "demo_steps": 2, "demo_cond": [{"prompt": "a bell playing A4, soft"}, {"prompt": "a noise burst, loud"}]},
+                **training,
+            },
+        }
+    )
+
+
+def autoencoder(**training: Any) -> dict[str, Any]:
+    """Oobleck with a VAE bottleneck, a small encodec discriminator and a stereo spectral loss; 0.26 s of stereo audio."""
+    return deepcopy(
+        {
+            "model_type": "autoencoder",
+            "sample_rate": SAMPLE_RATE,
+            "sample_size": 2048,
+            "audio_channels": 2,
+            "model": {
+                "encoder": {"type": "oobleck", "config": {"in_channels": 2, "channels": 8, "c_mults": [1, 2], "strides": [4, 4], "latent_dim": 8, "use_snake": True}},
+                "decoder": {
+                    "type": "oobleck",
+                    "config": {"out_channels": 2, "channels": 8, "c_mults": [1, 2], "strides": [4, 4], "latent_dim": 4, "use_snake": True, "final_tanh": False},
+                },
+                "bottleneck": {"type": "vae"},
+                "latent_dim": 4,
+                "downsampling_ratio": 16,
+                "io_channels": 2,
+            },
+            "training": {
+                "learning_rate": 1e-3,
+                "loss_configs": {
+                    "discriminator": {
+                        "type": "encodec",
+                        "config": {"filters": 4, "n_ffts": [256, 128], "hop_lengths": [64, 32], "win_lengths": [256, 128]},
+                        "weights": {"adversarial": 0.1, "feature_matching": 5.0},
+                    },
+                    "spectral": {
+                        "type": "mrstft",
+                        "config": {"fft_sizes": [256, 64], "hop_sizes": [64, 16], "win_lengths": [256, 64], "perceptual_weighting": True},
+                        "weights": {"mrstft": 1.0},
+                    },
+                    "time": {"type": "l1", "weights": {"l1": 0.1}},
+                    "bottleneck": {"type": "kl", "weights": {"kl": 1e-4}},
+                },
+                "demo": {"demo_every": 1000, "max_demos": 2},
+                **training,
+            },
+        }
+    )

@@ -1,0 +1,211 @@
+"""The host: what a step is, what moves, what does not, and that a stopped run goes on as if nothing had happened."""
+
+import copy
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import configs
+
+from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.training import create_demo_callback_from_config, create_training_wrapper_from_config
+from stable_audio_tools.training.checkpoints import RunCheckpoint, StopAtStep
+from stable_audio_tools.training.demos.base import DemoCallback, isolated_random_state
+
+KINDS = {"diffusion_cond": configs.text_to_audio, "autoencoder": configs.autoencoder}
+
+
+def loader(config, batch_size=4):
+    return create_dataloader_from_config(
+        {"dataset_type": "synthetic", "num_items": 64},
+        batch_size,
+        sample_size=config["sample_size"],
+        sample_rate=config["sample_rate"],
+        audio_channels=config["audio_channels"],
+        num_workers=0,
+    )
+
+
+def wrapper(config, seed=0):
+    torch.manual_seed(seed)
+    module = create_training_wrapper_from_config(config, create_model_from_config(config))
+    module.log_every_n_steps = 1
+    return module
+
+
+def fit(module, batches, steps, *callbacks, ckpt_path=None, validation=None, **trainer):
+    keep = {"logger": False, "enable_checkpointing": any(isinstance(c, RunCheckpoint) for c in callbacks)}
+    runner = pl.Trainer(
+        accelerator="cpu", max_epochs=-1, callbacks=[StopAtStep(steps), *callbacks], enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **keep, **trainer
+    )
+    runner.fit(module, batches, validation, ckpt_path=ckpt_path, weights_only=True)
+    return runner
+
+
+class Recorder(pl.Callback):
+    """The train loss of every step, as exact numbers."""
+
+    def __init__(self):
+        self.losses = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append({k: float(v).hex() for k, v in trainer.callback_metrics.items() if "loss" in k})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_goes_down_on_one_batch(kind):
+    config = KINDS[kind]()
+    module = wrapper(config)
+    batch = next(iter(loader(config)))
+    recorder = Recorder()
+    fit(module, [batch], 60, recorder)
+    name = "train/loss"
+    values = [float.fromhex(r[name]) for r in recorder.losses if name in r]
+    assert sum(values[-10:]) < 0.9 * sum(values[:10])
+
+
+def test_accumulated_batches_are_one_step():
+    config = configs.text_to_audio()
+    module = wrapper(config)
+    module.accumulate_batches = 4
+    seen = []
+
+    class Count(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *rest):
+            seen.append(pl_module.train_step)
+
+    fit(module, loader(config), 2, Count())
+    assert seen == [0, 0, 0, 1, 1, 1, 1, 2]
+
+
+def test_accumulation_equals_one_large_batch():
+    config = configs.text_to_audio(cfg_dropout_prob=0.0)
+    audio, metadata = next(iter(loader(config, batch_size=4)))
+
+    def gradients(module, parts):
+        module.strategy.noising.sampler = _Fixed()
+        grads = None
+        for part in parts:
+            prepared = module.prepare((audio[part], metadata[part]))
+            torch.manual_seed(3)
+            noise = torch.randn(4, *prepared.latents.shape[1:])[part]
+            model = module.model
+            t = torch.full((prepared.latents.shape[0],), 0.5)
+            out = model(model.objective.add_noise(prepared.latents, noise, t), t, cond=prepared.conditions)
+            ((out - model.objective.target(prepared.latents, noise, t)).square().mean() / len(parts)).backward()
+        grads = [p.grad.clone() for p in module.model.parameters() if p.grad is not None]
+        module.zero_grad()
+        return grads
+
+    module = wrapper(config)
+    for whole, split in zip(gradients(module, [slice(0, 4)]), gradients(module, [slice(0, 2), slice(2, 4)]), strict=True):
+        torch.testing.assert_close(whole, split, rtol=1e-4, atol=1e-6)
+
+
+class _Fixed:
+    def sample(self, batch, **_):
+        return torch.full((batch,), 0.5)
+
+
+def test_players_take_turns_and_each_turn_moves_its_own_weights():
+    config = configs.autoencoder()
+    module = wrapper(config)
+    history = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, *rest):
+            self.before = copy.deepcopy(pl_module.state_dict())
+
+        def on_train_batch_end(self, trainer, pl_module, *rest):
+            now = pl_module.state_dict()
+            moved = {k.split(".")[0] for k, v in now.items() if isinstance(v, torch.Tensor) and not torch.equal(v, self.before[k])}
+            history.append(moved - {"strategy"} if not any(k.startswith("strategy.discriminator") and not torch.equal(v, self.before[k]) for k, v in now.items() if isinstance(v, torch.Tensor)) else moved)
+
+    fit(module, loader(config), 4, Watch())
+    assert history == [{"autoencoder"}, {"strategy"}, {"autoencoder"}, {"strategy"}]
+
+
+def test_ema_follows_the_step_it_belongs_to():
+    config = configs.text_to_audio()
+    module = wrapper(config)
+    fit(module, loader(config), 1)
+    online, averaged = module.diffusion.model.state_dict(), module.diffusion_ema.ema_model.state_dict()
+    assert all(torch.equal(averaged[k], online[k]) for k in online)  # the first update copies: it came after the optimizer step
+    fit(module, loader(config), 4)
+    online = module.diffusion.model.state_dict()
+    assert any(not torch.equal(averaged[k], online[k]) for k in online)
+    assert module.sampling_model.model is module.diffusion_ema.ema_model
+    assert module.sampling_model.conditioner is module.conditioner_ema.ema_model
+    assert module.diffusion.model is not module.diffusion_ema.ema_model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stopped_run_goes_on_bit_for_bit(kind, tmp_path):
+    config = KINDS[kind]()
+    straight = Recorder()
+    whole = wrapper(config)
+    fit(whole, loader(config), 9, straight)
+
+    first, second = Recorder(), Recorder()
+    fit(wrapper(config), loader(config), 5, first, RunCheckpoint(tmp_path, every=0, keep=1))
+    resumed = wrapper(config, seed=9)
+    fit(resumed, loader(config), 9, second, ckpt_path=tmp_path / "last.ckpt")
+    assert first.losses + second.losses == straight.losses
+    for key, value in whole.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_validation_is_the_same_twice():
+    config = configs.text_to_audio()
+    module = wrapper(config)
+    trainer = fit(module, loader(config), 1)
+    first = trainer.validate(module, loader(config), verbose=False)[0]
+    torch.manual_seed(77)
+    second = trainer.validate(module, loader(config), verbose=False)[0]
+    assert first == second and "val/loss" in first and "val/loss_t_0.5" in first
+
+
+class Broken(DemoCallback):
+    def render(self, module):
+        raise RuntimeError("no sound today")
+
+
+def test_a_demo_neither_kills_the_run_nor_moves_its_random_numbers(tmp_path, caplog):
+    config = configs.text_to_audio(demo={"demo_every": 2, "demo_steps": 2, "demo_cond": [{"prompt": "a bell"}]})
+    plain, with_demos = Recorder(), Recorder()
+    fit(wrapper(config), loader(config), 4, plain)
+    demos = create_demo_callback_from_config(config, folder=tmp_path / "demos")
+    fit(wrapper(config), loader(config), 4, with_demos, demos, Broken(1, 8000, folder=tmp_path / "none"))
+    assert plain.losses == with_demos.losses
+    assert sorted(p.name for p in (tmp_path / "demos").iterdir()) == ["step_00000000", "step_00000002", "step_00000004"]
+    assert {p.suffix for p in (tmp_path / "demos" / "step_00000004").iterdir()} == {".wav", ".png", ".json"}
+    assert "the demo at step 1 failed; training goes on" in caplog.text
+
+
+def test_isolated_random_state_restores_every_generator():
+    import random
+
+    import numpy as np
+
+    before = (torch.rand(1), random.random(), np.random.rand())
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)
+    with isolated_random_state():
+        torch.rand(5), random.random(), np.random.rand()
+    drawn = (torch.rand(1), random.random(), np.random.rand())
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)
+    assert drawn == (torch.rand(1), random.random(), np.random.rand()) and before != drawn
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_name():
+    config = configs.text_to_audio()
+    module = wrapper(config)
+    with torch.no_grad():
+        next(module.diffusion.model.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"diverged before step 1: .*train/loss = nan.*Lower the learning rate"):
+        fit(module, loader(config), 3)
