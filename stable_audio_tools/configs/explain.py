@@ -22,10 +22,10 @@ MISSING_SECTION = {
 }
 BOUNDS = {
     "greater_than": ("gt", "above"),
-    "greater_than_equal": ("ge", "at least"),
+    "greater_than_equal": ("ge", "of at least"),
     "less_than": ("lt", "below"),
-    "less_than_equal": ("le", "at most"),
-    "multiple_of": ("multiple_of", "a multiple of"),
+    "less_than_equal": ("le", "of at most"),
+    "multiple_of": ("multiple_of", "that is a multiple of"),
 }
 
 
@@ -164,12 +164,12 @@ def _choice(fault: Fault) -> Problem:
 
 
 def _bound(fault: Fault) -> Problem:
-    name, words = BOUNDS[fault.kind]
-    limits = [f"{words} {value_text(fault.context[name])}"]
+    limits = {BOUNDS[fault.kind][0]: fault.context[BOUNDS[fault.kind][0]]}
     for note in fault.place.field.metadata if fault.place.field else ():
-        limits += [f"{text} {value_text(getattr(note, key))}" for key, text in BOUNDS.values() if key != name and hasattr(note, key)]
+        limits |= {name: getattr(note, name) for name, _ in BOUNDS.values() if hasattr(note, name)}
+    words = " and ".join(f"{text} {value_text(limits[name])}" for name, text in BOUNDS.values() if limits.get(name) is not None)
     kind = fault.place.words() if fault.place.options else "a number"
-    return Problem(fault.path, f"expected {kind} {' and '.join(limits)}, got {_got(fault.value)}", "", fault.value)
+    return Problem(fault.path, f"expected {kind} {words}, got {_got(fault.value)}", "", fault.value)
 
 
 def _length(fault: Fault) -> Problem:
@@ -194,6 +194,13 @@ def _unknown_tag(fault: Fault) -> Problem:
     else:
         message = f"expected the name of one {what} in quotes, got {_got(fault.value)}"
     return Problem(fault.path, message, did_you_mean(fault.value, known), fault.value)
+
+
+def _not_a_component(fault: Fault) -> Problem:
+    """Something else than an object where a component stands, such as its bare name."""
+    key, names = fault.context["key"], fault.place.family.names if fault.place.family else ()
+    fix = f'write {{"{key}": "{fault.value}"}}' if fault.value in names else ""
+    return Problem(fault.path, f"expected {fault.place.words()}, got {_got(fault.value)}", fix, fault.value)
 
 
 def _missing_tag(fault: Fault) -> Problem:
@@ -311,6 +318,7 @@ _EXPLANATIONS: dict[str, Callable[[Fault], Problem]] = {
     "literal_error": _choice,
     **dict.fromkeys(BOUNDS, _bound),
     **dict.fromkeys(("too_short", "too_long", "string_too_short", "string_too_long"), _length),
+    "family_not_object": _not_a_component,
     "family_tag_unknown": _unknown_tag,
     "family_tag_missing": _missing_tag,
     "union_tag_invalid": _unknown_option,
