@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from stable_audio_tools.configs.errors import ConfigError
+from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.configs.suggest import did_you_mean
 
 SIGMA_FLOOR = 0.1
 """Smallest noise level that an error of a predicted x0 is divided by; chosen: below it the network sees nearly clean data, and a
@@ -30,10 +32,12 @@ class Objective(ABC):
 
     name: what configs call it (`diffusion_objective`).
     default_sampler: the sampler that generation uses when none is named.
+    even_in_logsnr: sampling steps are even in logSNR rather than in t, where the model has no distribution shift.
     """
 
     name: str
     default_sampler: str
+    even_in_logsnr: ClassVar[bool] = False
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -94,6 +98,7 @@ class RectifiedFlow(Objective):
 
     name: str = "rectified_flow"
     default_sampler: str = "euler"
+    even_in_logsnr: ClassVar[bool] = True
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - t, t
@@ -126,7 +131,7 @@ def parse_objective(name: str) -> Objective:
         ConfigError: there is none of this name.
     """
     if name not in OBJECTIVES:
-        raise ConfigError(f"unknown diffusion objective {name!r}; expected one of {', '.join(OBJECTIVES)}")
+        raise ConfigError([Problem((), f"unknown diffusion objective {name!r}", did_you_mean(name, OBJECTIVES))])
     return OBJECTIVES[name]
 
 
@@ -136,7 +141,7 @@ def velocity_from_x0(objective: Objective, x_t: Tensor, x0: Tensor, t: Tensor) -
     Both objectives read an output v as denoised(x_t, v, t) = denoised(x_t, 0, t) - sigma v, which is solved for v:
     (x_t - x0) / t on the straight path, (alpha x_t - x0) / sigma on the circle. The floor makes the velocity, and with it the
     weight of an error in x0, finite near t = 0; at or above it `objective.denoised` gives back exactly `x0`. Below it the
-    implied data is a mix of `x0` and the nearly clean input. As in Li & He 2025, arXiv:2511.13720, section 4.
+    implied data is a mix of `x0` and the nearly clean input. As in Li & He 2025, arXiv:2511.13720.
 
     Args:
         x_t: (B, C, T) noisy data.
