@@ -49,6 +49,7 @@ class Family:
     def __init__(self, what: str, *members: type[StrictModel], key: str = "type"):
         self.what, self.key = what, key
         self._members: dict[str, type[StrictModel]] = {}
+        self._open: set[type[StrictModel]] = set()
         for member in members:
             self.register(member)
 
@@ -105,15 +106,25 @@ class Family:
         )
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        branches = {name: handler(member.__pydantic_core_schema__) for name, member in self._built()}
-        mapping = {name: branch["$ref"] for name, branch in branches.items() if "$ref" in branch}
-        unique = list({str(branch): branch for branch in branches.values()}.values())
-        return {"oneOf": unique, "discriminator": {"propertyName": self.key, "mapping": mapping}}
+        branches = {name: self._describe(member, handler) for name, member in self._members.items()}
+        mapping = {name: branch["$ref"] for name, branch in branches.items()}
+        unique = [{"$ref": ref} for ref in dict.fromkeys(mapping.values())]
+        required = {} if self._default_tag() else {"required": [self.key]}
+        return {"oneOf": unique, "discriminator": {"propertyName": self.key, "mapping": mapping}, **required}
 
-    def _built(self) -> Iterator[tuple[str, type[StrictModel]]]:
-        for name, member in self._members.items():
+    def _describe(self, member: type[StrictModel], handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """A reference to the member's definition; members may hold each other, so one that is being described is not entered again."""
+        ref = f"{member.__module__}.{member.__qualname__}:{id(member)}"
+        reference = core_schema.definition_reference_schema(ref)
+        if member in self._open:
+            return handler(reference)
+        self._open.add(member)
+        try:
             member.model_rebuild()
-            yield name, member
+            described: Any = {**member.__pydantic_core_schema__, "ref": ref}
+            return handler(core_schema.definitions_schema(reference, [described]))
+        finally:
+            self._open.discard(member)
 
 
 def _dump(member: StrictModel) -> dict[str, Any]:

@@ -251,7 +251,8 @@ def _type_fix(fault: Fault) -> str:
     value, field = fault.value, fault.place.field
     if value is None and field is not None and not field.is_required():
         default = field.get_default(call_default_factory=True, validated_data={})
-        return f"leave the key out for the default, {value_text(default)}" if _is_plain(default) else "leave the key out for the default"
+        shown = default is not None and isinstance(default, (bool, int, float, str, tuple))
+        return "leave the key out for the default" + (f", {value_text(default)}" if shown else "")
     wants = {option for option in fault.place.options if isinstance(option, type)}
     if isinstance(value, str) and str not in wants:
         return _quotes_fix(value, wants == {bool})
@@ -287,10 +288,6 @@ def _got(value: Any) -> str:
     if isinstance(value, Mapping):
         return "an object"
     return value_text(value)
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str, tuple, list))
 
 
 def _discriminator(fault: Fault) -> str:
