@@ -38,7 +38,8 @@ class Draws:
 
     def uniform(self, low: float = 0.0, high: float = 1.0, size: int = 1) -> Array:
         """(size,) numbers in [low, high)."""
-        return low + (high - low) * ((self._bits.random_raw(size) >> np.uint64(11)) * 2.0**-53)
+        top_bits = self._bits.random_raw(size) >> np.uint64(11)
+        return low + (high - low) * (2.0**-53 * top_bits.astype(np.float64))
 
     def between(self, low: float, high: float) -> float:
         return float(self.uniform(low, high)[0])
