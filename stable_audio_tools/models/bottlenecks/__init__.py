@@ -1,0 +1,16 @@
+"""Bottlenecks between encoder and decoder, the list a newcomer adds one line to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from stable_audio_tools.configs.base import Family
+
+from .base import BaseBottleneckConfig, Bottleneck
+from .continuous import L2NormConfig, TanhConfig, VAEConfig
+
+BOTTLENECKS = Family("bottleneck", VAEConfig, TanhConfig, L2NormConfig)
+
+BottleneckConfig = Annotated[BaseBottleneckConfig, BOTTLENECKS]
+
+__all__ = ["BOTTLENECKS", "Bottleneck", "BottleneckConfig"]

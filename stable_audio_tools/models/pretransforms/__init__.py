@@ -1,0 +1,22 @@
+"""Pretransforms, the list a newcomer adds one line to: fixed maps between audio and the domain a model works in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from stable_audio_tools.configs.base import Family
+
+from .base import BasePretransformConfig, Pretransform
+from .filterbanks import PatchedConfig
+from .spectrogram import LogSpectrogramConfig
+
+PRETRANSFORMS = Family("pretransform", PatchedConfig, LogSpectrogramConfig)
+
+PretransformConfig = Annotated[BasePretransformConfig, PRETRANSFORMS]
+
+# Last, because the autoencoder inside refers to the names above for a pretransform of its own.
+from .autoencoder import AutoencoderPretransformConfig  # noqa: E402
+
+PRETRANSFORMS.register(AutoencoderPretransformConfig)
+
+__all__ = ["PRETRANSFORMS", "Pretransform", "PretransformConfig"]

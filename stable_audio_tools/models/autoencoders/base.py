@@ -1,0 +1,65 @@
+"""What every encoder and decoder config says about itself, so that a model's sizes are checked before any weight exists."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from stable_audio_tools.configs.base import StrictModel
+
+
+class BaseEncoderConfig(StrictModel):
+    """Wiring around an encoder: audio (B, in_channels, T) -> (B, out_channels, T / downsampling_ratio).
+
+    The `..._key`s name the keys of the inner `config` that decide these numbers, for messages.
+    """
+
+    in_channels_key: ClassVar[str] = "in_channels"
+    out_channels_key: ClassVar[str] = "latent_dim"
+    ratio_key: ClassVar[str] = "strides"
+
+    requires_grad: bool = Field(True, description="false freezes the encoder's weights")
+
+    @property
+    @abstractmethod
+    def in_channels(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def out_channels(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def downsampling_ratio(self) -> int: ...
+
+    @abstractmethod
+    def build(self) -> nn.Module: ...
+
+
+class BaseDecoderConfig(StrictModel):
+    """Wiring around a decoder: (B, in_channels, T) -> audio (B, out_channels, T * downsampling_ratio)."""
+
+    in_channels_key: ClassVar[str] = "latent_dim"
+    out_channels_key: ClassVar[str] = "out_channels"
+    ratio_key: ClassVar[str] = "strides"
+
+    requires_grad: bool = Field(True, description="false freezes the decoder's weights")
+    soft_clip: bool = Field(False, description="tanh on the audio, behind the pretransform")
+
+    @property
+    @abstractmethod
+    def in_channels(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def out_channels(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def downsampling_ratio(self) -> int: ...
+
+    @abstractmethod
+    def build(self) -> nn.Module: ...

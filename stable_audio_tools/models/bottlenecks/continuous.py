@@ -1,0 +1,97 @@
+"""Bottlenecks with real-valued latents: variational, bounded by tanh, on the unit sphere."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from stable_audio_tools.configs.base import StrictModel
+
+from .base import BaseBottleneckConfig, Bottleneck, Info
+
+MIN_DEVIATION = 1e-4  # keeps log(sigma) finite; the published models were trained with it
+
+
+class EmptyParams(StrictModel):
+    """No keys: this component has no settings."""
+
+
+class VAEConfig(BaseBottleneckConfig):
+    """The encoder's channels are means and scales; latents are drawn from the normal distributions they describe."""
+
+    type: Literal["vae"]
+    config: EmptyParams = Field(default_factory=EmptyParams)
+
+    def encoder_channels(self, latent_dim: int) -> int:
+        return 2 * latent_dim
+
+    def build(self) -> VAEBottleneck:
+        return VAEBottleneck()
+
+
+class VAEBottleneck(Bottleneck):
+    """(B, 2 C, T) -> (B, C, T), and `kl` in the info (arXiv:1312.6114)."""
+
+    def encode_with_info(self, x: Tensor, *, sample: bool) -> tuple[Tensor, Info]:
+        mean, scale = x.chunk(2, dim=1)
+        deviation = F.softplus(scale) + MIN_DEVIATION
+        latents = mean + deviation * torch.randn_like(mean) if sample else mean
+        return latents, {"kl": kl_divergence(mean, deviation)}
+
+
+def kl_divergence(mean: Tensor, deviation: Tensor) -> Tensor:
+    """Twice the divergence of N(mean, deviation^2) from N(0, 1), summed over channels, averaged over batch and time.
+
+    The half is left out as in the peer's models, whose loss weights assume so.
+    """
+    mean, variance = mean.float(), deviation.float().square()  # the logarithm of a half-precision variance loses the gradient
+    return (mean.square() + variance - variance.log() - 1).sum(1).mean()
+
+
+class TanhParams(StrictModel):
+    scale: float = Field(default=1.0, gt=0, description="latents lie within -scale..scale")
+
+
+class TanhConfig(BaseBottleneckConfig):
+    """Bounded latents, nothing else."""
+
+    type: Literal["tanh"]
+    config: TanhParams = Field(default_factory=TanhParams)
+
+    def build(self) -> TanhBottleneck:
+        return TanhBottleneck(self.config.scale)
+
+
+class TanhBottleneck(Bottleneck):
+    """scale * tanh(x / scale)."""
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__()
+        self.scale = scale
+
+    def encode_with_info(self, x: Tensor, *, sample: bool) -> tuple[Tensor, Info]:
+        return self.scale * torch.tanh(x / self.scale), {}
+
+
+class L2NormConfig(BaseBottleneckConfig):
+    """Latents of length one at every frame."""
+
+    type: Literal["l2_norm"]
+    config: EmptyParams = Field(default_factory=EmptyParams)
+
+    def build(self) -> L2NormBottleneck:
+        return L2NormBottleneck()
+
+
+class L2NormBottleneck(Bottleneck):
+    """x / |x| over the channels, on the way in and on the way out."""
+
+    def encode_with_info(self, x: Tensor, *, sample: bool) -> tuple[Tensor, Info]:
+        return F.normalize(x, dim=1), {}
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return F.normalize(latents, dim=1)
