@@ -135,7 +135,7 @@ def _noise(draws: Draws, harmonics: int) -> Voice:
 INSTRUMENTS: dict[InstrumentName, Instrument] = {
     "sine": Instrument("sine wave", _sine),
     "square": Instrument("square wave", _square),
-    "saw": Instrument("sawtooth wave", _saw),
+    "saw": Instrument("saw wave", _saw),
     "triangle": Instrument("triangle wave", _triangle),
     "pluck": Instrument("plucked string", _pluck),
     "bell": Instrument("bell", _bell),

@@ -1,0 +1,207 @@
+"""`evaluate --model FILE or RUN_DIR`: measures a trained model on prompts whose combinations it was not trained on.
+
+Prompts, real sounds and measurements are fixed; `--seed` is of the model's noise. The same command gives the same report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stable_audio_tools.configs.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stable_audio_tools.evaluation.scores import EvaluationReport
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = Path("exports") / "model.safetensors"
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How clips are generated; part of the report's recipe."""
+
+    steps: int = 50
+    cfg_scale: float = 1.5
+    seed: int = 0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    default = Sampling()
+    parser.add_argument("--model", required=True, metavar="FILE|RUN_DIR", help="weights (safetensors), or the folder of a run")
+    parser.add_argument(
+        "--dataset-config", metavar="FILE", help="the synthetic dataset it was trained on (default: the run's dataset.json)"
+    )
+    parser.add_argument("--num-prompts", type=_whole(2), default=48, metavar="N", help="prompts with a note (default: 48)")
+    parser.add_argument("--steps", type=_whole(1), default=default.steps, metavar="N", help=f"sampler steps (default: {default.steps})")
+    parser.add_argument("--cfg-scale", type=_scale, default=default.cfg_scale, metavar="S", help=f"guidance (default: {default.cfg_scale})")
+    parser.add_argument("--seed", type=_whole(0), default=default.seed, metavar="N", help=f"of the noise (default: {default.seed})")
+    parser.add_argument("--out", metavar="FILE", help="also write the report as JSON")
+    parser.add_argument("--save-audio", metavar="DIR", help="also keep the generated clips")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    weights = _weights(Path(args.model))
+    _check_writable(args)
+    dataset = _dataset(args.dataset_config, weights)
+    from stable_audio_tools.models.pretrained import get_pretrained_model
+
+    model, config = get_pretrained_model(str(weights))
+    _check_kind(config, weights)
+    sampling = Sampling(args.steps, args.cfg_scale, args.seed)
+    keep = Path(args.save_audio) if args.save_audio else None
+    report = evaluate_diffusion_cond(model, config, dataset, sampling, num_prompts=args.num_prompts, save_audio=keep, name=str(weights))
+    print(report.to_markdown())
+    if args.out:
+        _write_json(Path(args.out), report.to_dict())
+    return 0
+
+
+def evaluate_diffusion_cond(
+    model: Any,
+    config: Mapping[str, Any],
+    dataset: Any,
+    sampling: Sampling,
+    *,
+    num_prompts: int = 48,
+    save_audio: Path | None = None,
+    name: str = "model",
+) -> EvaluationReport:
+    """Generate clips for held-out prompts of the synthetic dataset and measure them.
+
+    Args:
+        model: a `ConditionedDiffusion`, used where it is.
+        config: its model config.
+        dataset: a `SyntheticConfig`.
+        save_audio: folder for the generated clips.
+        name: of the model, for the report.
+    """
+    from stable_audio_tools.evaluation.synthetic import evaluate_synthetic
+
+    def generate(conditioning: list[dict[str, Any]]) -> Tensor:
+        audio = _generate(model, conditioning, config["sample_size"], sampling)
+        if save_audio is not None:
+            _save(save_audio, audio, conditioning, config["sample_rate"])
+        return audio
+
+    settings = {"model": name, "steps": sampling.steps, "cfg_scale": sampling.cfg_scale, "noise_seed": sampling.seed}
+    return evaluate_synthetic(generate, dataset, config["sample_rate"], config["sample_size"], num_prompts, settings=settings)
+
+
+def _generate(model: Any, conditioning: list[dict[str, Any]], sample_size: int, sampling: Sampling) -> Tensor:
+    import torch
+
+    from stable_audio_tools.diffusion.seeds import derive_seed
+    from stable_audio_tools.inference.generation import generate_diffusion_cond
+
+    parts = []
+    for start in range(0, len(conditioning), BATCH):
+        batch = conditioning[start : start + BATCH]
+        log.info("clips %d to %d of %d", start + 1, start + len(batch), len(conditioning))
+        seeds = [derive_seed(sampling.seed, start + i) for i in range(len(batch))]  # a clip does not depend on its batch
+        part = generate_diffusion_cond(
+            model, steps=sampling.steps, cfg_scale=sampling.cfg_scale, conditioning=batch, sample_size=sample_size, seed=seeds
+        )
+        parts.append(part.cpu())
+    return torch.cat(parts)
+
+
+def _weights(path: Path) -> Path:
+    """The weight file of a run folder, or the file itself."""
+    if not path.is_dir():
+        return path
+    if not (path / WEIGHTS).is_file():
+        fix = f"a finished run has {WEIGHTS}; name the weight file or another folder"
+        raise ConfigError([Problem((), f"this folder has no {WEIGHTS}", fix)], source=f"--model {path}")
+    return path / WEIGHTS
+
+
+def _dataset(given: str | None, weights: Path) -> Any:
+    """The config of the synthetic dataset that the model was trained on."""
+    from stable_audio_tools.data.dataset import parse_dataset_config
+    from stable_audio_tools.data.synthetic import SyntheticConfig
+
+    path = Path(given) if given else weights.parent.parent / "dataset.json"
+    if not given and not (weights.parent.name == WEIGHTS.parent.name and path.is_file()):
+        fix = "--dataset-config FILE names the dataset it was trained on"
+        raise ConfigError([Problem((), "no dataset.json of a run beside these weights", fix)], source=f"--model {weights}")
+    config = parse_dataset_config(str(path))
+    if not isinstance(config, SyntheticConfig):
+        message = f"dataset_type is {config.dataset_type!r}; evaluate measures against labels, which only 'synthetic' has so far"
+        raise ConfigError([Problem(("dataset_type",), message, "--dataset-config with a synthetic dataset")], source=str(path))
+    return config
+
+
+def _check_kind(config: Mapping[str, Any], weights: Path) -> None:
+    kind = config["model_type"]
+    if kind != "diffusion_cond":
+        raise ConfigError(f"model_type is {kind!r}; evaluate supports 'diffusion_cond' models so far", source=f"--model {weights}")
+
+
+def _check_writable(args: argparse.Namespace) -> None:
+    """Before minutes of work: can the results be written where they are wanted?"""
+    if args.out:
+        folder = Path(args.out).parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            cause = "its folder cannot be written to" if folder.is_dir() else f"there is no folder {folder}"
+            raise ConfigError([Problem((), cause, "name a file in a folder that exists and can be written to")], source=f"--out {args.out}")
+    if args.save_audio and Path(args.save_audio).exists() and not Path(args.save_audio).is_dir():
+        raise ConfigError("this is a file; name a folder", source=f"--save-audio {args.save_audio}")
+
+
+def _save(folder: Path, audio: Tensor, conditioning: list[dict[str, Any]], sample_rate: int) -> None:
+    from stable_audio_tools.audio.io import save_audio
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder: {error.strerror}", source=f"--save-audio {folder}") from None
+    for index, (clip, condition) in enumerate(zip(audio, conditioning, strict=True)):
+        words = re.sub(r"[^a-z0-9]+", "_", condition["prompt"].lower().replace("#", "s")).strip("_")
+        save_audio(folder / f"{index:02d}_{words}.wav", clip, sample_rate)
+
+
+def _write_json(path: Path, report: Mapping[str, Any]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise ConfigError(f"cannot write the report: {error.strerror}", source=f"--out {path}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of {least} or more, got {text!r}")
+        return value
+
+    return parse
+
+
+def _scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, got {text!r}")
+    return value
