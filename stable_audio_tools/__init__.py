@@ -1,0 +1,34 @@
+"""Train generative audio models from JSON configs. Public names are imported on first use, so that the command line starts fast."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .models.factory import create_model_from_config, load_model_config
+    from .models.pretrained import get_pretrained_model
+
+    __version__: str
+
+_HOMES = {
+    "create_model_from_config": ".models.factory",
+    "load_model_config": ".models.factory",
+    "get_pretrained_model": ".models.pretrained",
+}
+
+__all__ = ["__version__", "create_model_from_config", "get_pretrained_model", "load_model_config"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("stable-audio-tools")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

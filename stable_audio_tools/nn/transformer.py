@@ -46,6 +46,7 @@ class FeedForwardKwargs(TypedDict, total=False):
     glu: bool
     use_conv: bool
     conv_kernel_size: int
+    zero_init_output: bool
 
 
 class TokenConv1d(nn.Conv1d):
@@ -185,7 +186,8 @@ class TransformerBlock(nn.Module):
         super().__init__()
         zero_init = zero_init_branch_outputs and not layer_scale
         dim_heads = min(dim_heads, dim)
-        attn_kwargs, ff_kwargs, norm_kwargs = attn_kwargs or {}, ff_kwargs or {}, norm_kwargs or {}
+        attn_kwargs, norm_kwargs = attn_kwargs or {}, norm_kwargs or {}
+        ff_kwargs = {"zero_init_output": zero_init, **(ff_kwargs or {})}
 
         def norm() -> nn.Module:
             return DynamicTanh(dim) if remove_norms else LayerNorm(dim, **norm_kwargs)
@@ -205,7 +207,7 @@ class TransformerBlock(nn.Module):
         if conformer:
             self.conformer_scale = scale()
         self.ff_norm = norm()
-        self.ff = FeedForward(dim, zero_init_output=zero_init, **ff_kwargs)
+        self.ff = FeedForward(dim, **ff_kwargs)
         self.ff_scale = scale()
         self.to_scale_shift_gate = nn.Parameter(torch.randn(6 * dim) / dim**0.5) if global_cond else None
         self.rope = RotaryEmbedding(dim_heads // 2) if add_rope else None

@@ -1,0 +1,83 @@
+"""Conditioners: the list a newcomer adds one line to, and the `conditioning` section of a model config."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Annotated, Self
+
+from pydantic import Field, PositiveInt, model_validator
+from torch import nn
+
+from stable_audio_tools.configs.base import Family, StrictModel
+from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
+from stable_audio_tools.configs.suggest import did_you_mean
+
+from .base import BaseConditionerConfig, Condition, Conditioner, MultiConditioner
+from .numeric import IntConfig, ListConfig, NumberConfig
+from .text import BytesConfig
+
+CONDITIONERS = Family("conditioner", IntConfig, NumberConfig, ListConfig, BytesConfig)
+
+ConditionerConfig = Annotated[BaseConditionerConfig, CONDITIONERS]
+
+INPAINT_IDS = ("inpaint_mask", "inpaint_masked_input")
+"""Conditions that training and generation add themselves, from the audio."""
+
+
+class ConditioningConfig(StrictModel):
+    """Which metadata condition a model, and as what."""
+
+    cond_dim: PositiveInt = Field(description="width of every condition whose config has no output_dim")
+    configs: tuple[ConditionerConfig, ...]
+    default_keys: dict[str, str] = Field(
+        default={}, description="condition id: metadata key that is read where an item lacks the id itself"
+    )
+    pre_encoded_keys: tuple[str, ...] = Field(default=(), description="ids whose metadata are finished tensors")
+
+    @model_validator(mode="after")
+    def _ids_are_sound(self) -> Self:
+        if problems := [*self._id_problems(), *self._reference_problems()]:
+            raise ConfigError(problems)
+        return self
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(config.id for config in self.configs)
+
+    def width(self, name: str) -> int:
+        """Width of the condition of that id."""
+        return next(config for config in self.configs if config.id == name).width(self.cond_dim)
+
+    def build(self, tokens: Collection[str] | None = None, pooled: Collection[str] | None = None) -> MultiConditioner:
+        """All conditioners.
+
+        Args:
+            tokens: ids that are used as tokens; default: all.
+            pooled: ids that are used as one vector; default: all.
+        """
+        tokens, pooled = (self.ids if used is None else used for used in (tokens, pooled))
+        built = {c.id: c.build(self.cond_dim, tokens=c.id in tokens or c.id not in pooled, pooled=c.id in pooled) for c in self.configs}
+        for name, conditioner in built.items():
+            if name in self.pre_encoded_keys or name not in {*tokens, *pooled}:
+                conditioner.requires_grad_(False)
+        return MultiConditioner(built, default_keys=self.default_keys, pre_encoded_keys=self.pre_encoded_keys)
+
+    def _id_problems(self) -> Iterator[Problem]:
+        for index, name in enumerate(self.ids):
+            path, shown = ("configs", index, "id"), value_text(name)
+            if name in self.ids[:index]:
+                yield Problem(path, f"the id {shown} is taken by an earlier conditioner", "give each its own id", name)
+            if name in INPAINT_IDS:
+                yield Problem(path, f"{shown} is made from the audio, not by a conditioner", "remove this conditioner", name)
+            if "." in name or hasattr(nn.ModuleDict, name):
+                yield Problem(path, f"{shown} cannot name a part of the model", "choose another id, without dots", name)
+
+    def _reference_problems(self) -> Iterator[Problem]:
+        named = [(("default_keys", name), name) for name in self.default_keys]
+        named += [(("pre_encoded_keys", index), name) for index, name in enumerate(self.pre_encoded_keys)]  # type: ignore[misc]
+        for path, name in named:
+            if name not in self.ids:
+                yield Problem(path, f"there is no conditioner {value_text(name)}", did_you_mean(name, self.ids), name)
+
+
+__all__ = ["CONDITIONERS", "INPAINT_IDS", "Condition", "Conditioner", "ConditionerConfig", "ConditioningConfig", "MultiConditioner"]

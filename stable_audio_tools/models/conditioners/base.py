@@ -1,0 +1,158 @@
+"""Conditioners turn metadata into vectors for a denoiser; `MultiConditioner` runs all of a model's.
+
+B batch, N tokens, D width, C channels, T frames. Masks are bool, True = real.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
+
+Metadata = Mapping[str, Any]
+
+
+class Condition(NamedTuple):
+    """What one conditioner says about a batch.
+
+    tensor: tokens (B, N, D) for cross-attention and prepending, or a signal (B, C, T) for input concatenation.
+    mask: (B, N), which tokens are real; None: all.
+    pooled: (B, D), all of it in one vector, for the global route and, constant over time, for input concatenation.
+    null: (1, D), the learned `pooled` of "nothing said". It stands in when the condition is dropped for guidance; a condition
+        without one, such as a duration, stays on those two routes when others are dropped.
+    """
+
+    tensor: Tensor
+    mask: Tensor | None
+    pooled: Tensor | None = None
+    null: Tensor | None = None
+
+
+class Conditioner(nn.Module, ABC):
+    """One kind of metadata as a `Condition`, in two steps: `prepare` on the CPU, then the module's own call on its device."""
+
+    def prepare(self, values: Sequence[Any]) -> Tensor:
+        """B metadata values as one tensor (B, ...) on the CPU.
+
+        Raises:
+            ValueError: a value is of the wrong kind; the message names its place in the batch.
+        """
+        rows = []
+        for index, value in enumerate(values):
+            try:
+                rows.append(self.parse(value))
+            except ValueError as error:
+                raise ValueError(f"item {index}: {error}") from None
+        return torch.stack(rows)
+
+    @abstractmethod
+    def parse(self, value: Any) -> Tensor:
+        """One value as a row of the prepared tensor.
+
+        Raises:
+            ValueError: a value of the wrong kind.
+        """
+
+    @abstractmethod
+    def forward(self, prepared: Tensor) -> Condition:
+        """The condition of a prepared batch."""
+
+
+class ConditionerParams(StrictModel):
+    """Keys that the `config` of every conditioner has."""
+
+    output_dim: PositiveInt | None = Field(default=None, description="width of this condition; default: the cond_dim of all")
+
+
+class BaseConditionerConfig(StrictModel):
+    """An entry of `conditioning.configs`.
+
+    tokens, pooled (of `build`): which routes the model takes it by. Parts for other routes are not built, since weights that
+    no gradient reaches stop distributed training.
+    """
+
+    id: str = Field(min_length=1, description="name of the condition, and of the metadata it reads")
+    type: str
+    config: ConditionerParams
+
+    @abstractmethod
+    def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> Conditioner: ...
+
+    def width(self, cond_dim: int) -> int:
+        """D, or C for a signal."""
+        return self.config.output_dim or cond_dim
+
+
+class MultiConditioner(nn.Module):
+    """All conditioners of a model by id.
+
+    Args:
+        conditioners: id to conditioner.
+        default_keys: id to the metadata key that is read where an item lacks the id itself.
+        pre_encoded_keys: ids whose metadata are finished tensors, taken as they are.
+    """
+
+    def __init__(
+        self,
+        conditioners: Mapping[str, Conditioner],
+        *,
+        default_keys: Mapping[str, str] | None = None,
+        pre_encoded_keys: Sequence[str] = (),
+    ):
+        super().__init__()
+        self.conditioners = nn.ModuleDict(conditioners)
+        self.default_keys, self.pre_encoded_keys = dict(default_keys or {}), tuple(pre_encoded_keys)
+
+    def forward(self, batch_metadata: Sequence[Metadata], device: torch.device | str) -> dict[str, Condition]:
+        """The condition of each id for B items. The metadata are only read.
+
+        Raises:
+            ConfigError: an item lacks a key, or a value is of the wrong kind.
+        """
+        return {name: self._condition(name, conditioner, batch_metadata, device) for name, conditioner in self.conditioners.items()}
+
+    def _condition(self, name: str, conditioner: Any, batch_metadata: Sequence[Metadata], device: torch.device | str) -> Condition:
+        values = [self._value(name, index, item) for index, item in enumerate(batch_metadata)]
+        try:
+            if name in self.pre_encoded_keys:
+                return pre_encoded(values, device)
+            prepared = conditioner.prepare(values)
+        except ValueError as error:
+            raise ConfigError([Problem((name,), str(error))], "metadata") from None
+        return conditioner(prepared.to(device))
+
+    def _value(self, name: str, index: int, item: Metadata) -> Any:
+        keys = [name, *([self.default_keys[name]] if name in self.default_keys else [])]
+        for key in keys:
+            if item.get(key) is not None:
+                return unwrap(item[key])
+        wanted = " or ".join(map(value_text, keys))
+        message = f"item {index} has no {wanted}, which the conditioner {value_text(name)} reads; its keys: {', '.join(item) or 'none'}"
+        raise ConfigError([Problem((), message, f"give it, or name another key in conditioning.default_keys.{name}")], "metadata")
+
+
+def unwrap(value: Any) -> Any:
+    """The only entry of a list, since loaders wrap values so; anything else as it is."""
+    return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+
+
+def pre_encoded(values: Sequence[Any], device: torch.device | str) -> Condition:
+    """Finished tensors, one per item and all of one shape, as a condition: (N, D) tokens, a (D,) vector or a (C, T) signal."""
+    if not all(isinstance(value, Tensor) for value in values):
+        raise ValueError("pre-encoded values must be tensors")
+    if len({value.shape for value in values}) > 1:
+        raise ValueError(f"pre-encoded tensors differ in shape: {sorted({tuple(value.shape) for value in values})}")
+    tensor = torch.stack(list(values)).to(device)
+    return Condition(tensor[:, None] if tensor.ndim == 2 else tensor, None)
+
+
+def vector_condition(vector: Tensor) -> Condition:
+    """A (B, D) vector for every route: one token, and itself."""
+    return Condition(vector[:, None], torch.ones(vector.shape[0], 1, dtype=torch.bool, device=vector.device), vector)

@@ -1,0 +1,119 @@
+"""Model configs: what a JSON document that describes a model may say, as a union told apart by `model_type`.
+
+The `training` section is carried unread, so that a published config loads where nothing is trained; `training/config.py` narrows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+from torch import nn
+
+from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import ConfigError, Problem
+
+from .autoencoders.autoencoder import AudioAutoencoder, AutoencoderBody
+from .conditioners import INPAINT_IDS
+from .latent_diffusion import ConditionedDiffusion, ConditionedDiffusionBody
+
+
+class BaseModelConfig(StrictModel):
+    """The top level of every model config."""
+
+    model_type: str
+    sample_rate: PositiveInt = Field(description="Hz, of all audio in and out")
+    sample_size: PositiveInt = Field(description="samples of a training clip")
+    audio_channels: PositiveInt = Field(default=2, description="channels of the audio that data and demos have: 1 mono, 2 stereo")
+    model: Any
+    training: dict[str, Any] | None = Field(default=None, description="how it is trained; read where training is")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_schema(cls, value: Any) -> Any:
+        """Editors read "$schema", we do not."""
+        return {key: item for key, item in value.items() if key != "$schema"} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if problems := [*self._problems()]:
+            raise ConfigError(problems)
+        return self
+
+    def build(self) -> nn.Module:
+        """The model, with fresh weights."""
+        return self.model.build(self.sample_rate)
+
+    def _problems(self) -> Iterator[Problem]:
+        multiple, why = self._sample_multiple()
+        if self.sample_size % multiple:
+            below = self.sample_size // multiple * multiple
+            nearest = " or ".join(str(size) for size in (below, below + multiple) if size)
+            message = f"sample_size {self.sample_size} is no multiple of {multiple} ({why})"
+            yield Problem(("sample_size",), message, f"nearest: {nearest}", self.sample_size)
+        channels = self._audio_channels()
+        if channels and self.audio_channels not in channels.values():
+            listed = " and ".join(f"{name} {count}" for name, count in channels.items())
+            fix = f"set audio_channels to {next(reversed(channels.values()))}"
+            yield Problem(
+                ("audio_channels",), f"audio_channels is {self.audio_channels}, but the model has {listed}", fix, self.audio_channels
+            )
+
+    def _sample_multiple(self) -> tuple[int, str]:
+        """What sample_size must be a multiple of, and the keys that make it so."""
+        raise NotImplementedError
+
+    def _audio_channels(self) -> dict[str, int]:
+        """The numbers of channels that audio may have, by the keys that say so; empty: any."""
+        raise NotImplementedError
+
+
+class AutoencoderModel(BaseModelConfig):
+    model_type: Literal["autoencoder"]
+    model: AutoencoderBody
+
+    def build(self) -> AudioAutoencoder:
+        return self.model.build(self.sample_rate)
+
+    def _sample_multiple(self) -> tuple[int, str]:
+        return self.model.downsampling_ratio, "model.downsampling_ratio"
+
+    def _audio_channels(self) -> dict[str, int]:
+        return {"in_channels": self.model.in_channels, "out_channels": self.model.out_channels}
+
+
+class BaseDiffusionCondModel(BaseModelConfig):
+    """What the conditional diffusion models share."""
+
+    model: ConditionedDiffusionBody
+
+    def build(self) -> ConditionedDiffusion:
+        return self.model.build(self.sample_rate)
+
+    def _sample_multiple(self) -> tuple[int, str]:
+        key, frames = self.model.diffusion.frame_multiple
+        ratio = self.model.downsampling_ratio
+        return ratio * frames, f"the pretransform's downsampling ratio {ratio} x {key} {frames}"
+
+    def _audio_channels(self) -> dict[str, int]:
+        return {} if self.model.pretransform is None else {"the pretransform's io_channels": self.model.pretransform.io_channels}
+
+
+class DiffusionCondModel(BaseDiffusionCondModel):
+    model_type: Literal["diffusion_cond"]
+
+
+class DiffusionCondInpaintModel(BaseDiffusionCondModel):
+    """The same model, which also sees the audio to keep."""
+
+    model_type: Literal["diffusion_cond_inpaint"]
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from super()._problems()
+        if missing := [name for name in INPAINT_IDS if name not in self.model.diffusion.input_concat_ids]:
+            message = f"a diffusion_cond_inpaint model takes {' and '.join(missing)} as input"
+            yield Problem(("model", "diffusion", "input_concat_ids"), message, f"add {', '.join(missing)}")
+
+
+ModelConfig = Annotated[AutoencoderModel | DiffusionCondModel | DiffusionCondInpaintModel, Field(discriminator="model_type")]

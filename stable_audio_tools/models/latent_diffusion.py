@@ -1,0 +1,265 @@
+"""Conditional latent diffusion: a denoiser, the conditioners that feed it, the pretransform around it, and its objective.
+
+B batch, C latent channels, T latent frames. Whatever the network predicts, what the model gives is the objective's velocity.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
+from stable_audio_tools.configs.suggest import did_you_mean
+from stable_audio_tools.diffusion.guidance import EVERYWHERE, Interval, guided, in_interval
+from stable_audio_tools.diffusion.objectives import Objective, parse_objective, velocity_from_x0
+from stable_audio_tools.diffusion.timesteps import DistributionShift
+
+from .conditioners import INPAINT_IDS, ConditioningConfig, MultiConditioner
+from .conditioners.routing import Conditions, Inputs, Routes, drop_inputs
+from .denoisers import Denoiser, DenoiserConfig
+from .pretransforms import Pretransform, PretransformConfig
+
+logger = logging.getLogger(__name__)
+
+
+class ConditionedDiffusionBody(StrictModel):
+    """The `model` object of a conditional diffusion config."""
+
+    io_channels: PositiveInt = Field(description="latent channels")
+    diffusion: DenoiserConfig
+    pretransform: PretransformConfig | None = Field(default=None, description="makes latents of audio; absent: the data are latents")
+    conditioning: ConditioningConfig | None = Field(default=None, description="absent: the model knows no metadata")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if problems := [*self._channel_problems(), *self._id_problems(), *self._width_problems()]:
+            raise ConfigError(problems)
+        return self
+
+    @property
+    def downsampling_ratio(self) -> int:
+        """Audio samples per latent frame."""
+        return 1 if self.pretransform is None else self.pretransform.downsampling_ratio
+
+    def build(self, sample_rate: int) -> ConditionedDiffusion:
+        routes = self.diffusion.routes
+        conditioning = self.conditioning
+        for name in conditioning.ids if conditioning else ():
+            if name not in routes.tokens | routes.vectors:
+                logger.warning("the conditioner %s has no effect: none of the diffusion section's ids names it", value_text(name))
+        return ConditionedDiffusion(
+            self.diffusion.build(),
+            MultiConditioner({}) if conditioning is None else conditioning.build(routes.tokens, routes.vectors),
+            None if self.pretransform is None else self.pretransform.build(sample_rate),
+            objective=parse_objective(self.diffusion.diffusion_objective),
+            prediction=self.diffusion.prediction,
+            dist_shift=self.diffusion.distribution_shift_options,
+            routes=routes,
+            io_channels=self.io_channels,
+            sample_rate=sample_rate,
+            min_input_length=self.downsampling_ratio * self.diffusion.frame_multiple[1],
+        )
+
+    def _channel_problems(self) -> Iterator[Problem]:
+        ours, network = self.io_channels, self.diffusion.io_channels
+        if network != ours:
+            message = f"diffusion.config.io_channels is {network}, but the model's io_channels is {ours}"
+            yield Problem(("diffusion", "config", "io_channels"), message, "make them equal")
+        if self.pretransform is not None and self.pretransform.encoded_channels != ours:
+            encoded = self.pretransform.encoded_channels
+            message = f"io_channels is {ours}, but the pretransform gives {encoded} latent channels"
+            yield Problem(("io_channels",), message, f"set io_channels and diffusion.config.io_channels to {encoded}")
+
+    def _id_problems(self) -> Iterator[Problem]:
+        known = self.conditioning.ids if self.conditioning else ()
+        for key, names in self._routes().items():
+            for index, name in enumerate(names):
+                path = ("diffusion", key, index)
+                if name in names[:index]:
+                    yield Problem(path, f"{value_text(name)} is listed twice", "keep one", name)
+                elif name in INPAINT_IDS and key != "input_concat_ids":
+                    yield Problem(path, f"{value_text(name)} can only go by input_concat_ids", "move it there", name)
+                elif name not in known and name not in INPAINT_IDS:
+                    fix = did_you_mean(name, known) or "add a conditioner of that id to conditioning.configs, or remove it here"
+                    yield Problem(path, f"there is no conditioner {value_text(name)}", fix, name)
+
+    def _width_problems(self) -> Iterator[Problem]:
+        stated = self.diffusion.widths()
+        for key, names in self._routes().items():
+            if key not in stated:
+                if names:
+                    yield Problem(("diffusion", key), f"a {self.diffusion.type} takes no conditions this way", "remove the key")
+                continue
+            width, path = stated[key], ("diffusion", "config", stated[key].key)
+            if not names and width.value:
+                message = f"{width.key} is {width.value}, but {key} names no condition"
+                yield Problem(path, message, f"name conditions in diffusion.{key}, or set {width.key} to 0")
+            widths = {name: self._width(name) for name in names}
+            if None in widths.values():  # an unknown id, reported by its own rule
+                continue
+            yield from self._misfits(key, path, {name: wide for name, wide in widths.items() if wide is not None})
+
+    def _misfits(self, key: str, path: tuple[str, ...], widths: dict[str, int]) -> Iterator[Problem]:
+        _, value, summed = self.diffusion.widths()[key]
+        listed = ", ".join(f"{name} {wide}" for name, wide in widths.items())
+        total = sum(widths.values())
+        if widths and summed and total != value:
+            sums = f"{listed}: {total} together" if len(widths) > 1 else listed
+            yield Problem(path, f"{path[-1]} is {value}, but the conditions of {key} have width {sums}", f"set {path[-1]} to {total}")
+        elif widths and not summed and set(widths.values()) != {value}:
+            first = next(iter(widths.values()))
+            fix = f"set {path[-1]} to {first}" if len(set(widths.values())) == 1 else "give them one width by output_dim, and set it here"
+            yield Problem(path, f"{path[-1]} is {value}, but the conditions of {key} have width {listed}", fix)
+
+    def _routes(self) -> dict[str, tuple[str, ...]]:
+        keys = ("cross_attention_cond_ids", "global_cond_ids", "input_concat_ids", "prepend_cond_ids")
+        return {key: getattr(self.diffusion, key) for key in keys}
+
+    def _width(self, name: str) -> int | None:
+        """Width or channels of a condition; None: there is no such."""
+        inpaint = dict(zip(INPAINT_IDS, (1, self.io_channels), strict=True))
+        if name in inpaint:
+            return inpaint[name]
+        return self.conditioning.width(name) if self.conditioning and name in self.conditioning.ids else None
+
+
+class ConditionedDiffusion(nn.Module):
+    """A denoiser that is asked in terms of conditions.
+
+    model: the denoiser. conditioner: metadata to conditions. pretransform: audio to latents and back, or None.
+    objective: noise path and velocity. prediction: what the denoiser itself predicts.
+    dist_shift: shift of timesteps by length, or None. min_input_length: smallest number of audio samples; lengths are multiples.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        conditioner: MultiConditioner,
+        pretransform: Pretransform | None,
+        *,
+        objective: Objective,
+        prediction: Literal["velocity", "x0"],
+        dist_shift: DistributionShift | None,
+        routes: Routes,
+        io_channels: int,
+        sample_rate: int,
+        min_input_length: int,
+    ):
+        super().__init__()
+        self.model = model
+        self.conditioner = conditioner
+        self.pretransform = pretransform
+        self.objective, self.prediction, self.dist_shift = objective, prediction, dist_shift
+        self.routes = routes
+        self.io_channels, self.sample_rate, self.min_input_length = io_channels, sample_rate, min_input_length
+        self.reported = False
+
+    @property
+    def diffusion_objective(self) -> str:
+        """The objective's name in configs."""
+        return self.objective.name
+
+    def get_conditioning_inputs(self, conditions: Conditions, negative: bool = False) -> Inputs:
+        """The denoiser's keyword arguments; with `negative`, each name begins with "negative_".
+
+        Raises:
+            ValueError: a condition is missing, or its shape does not fit its route.
+        """
+        inputs = self.routes.inputs(conditions)
+        return {f"negative_{name}": value for name, value in inputs.items()} if negative else inputs
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Conditions,
+        *,
+        cfg_scale: float = 1.0,
+        negative_cond: Conditions | None = None,
+        scale_phi: float = 0.0,
+        cfg_interval: Interval = EVERYWHERE,
+        batch_cfg: bool = True,
+        cfg_dropout_prob: float = 0.0,
+        mask: Tensor | None = None,
+        exit_layer_ix: int | None = None,
+        info: dict[str, Any] | None = None,
+    ) -> Tensor:
+        """The velocity (B, C, T) at noisy latents x (B, C, T) and noise levels t (B,).
+
+        Guidance moves away from what `routing.Routes.unconditional` describes. A model whose conditions have none of it
+        (durations alone, say) cannot be guided; asking for it is reported once and changes nothing.
+
+        Args:
+            cond: conditions by id, as `conditioner` makes them.
+            cfg_scale: strength of guidance; 1: none.
+            negative_cond: conditions to move away from; default: the absence of conditions.
+            scale_phi: share of the guided prediction's rescaling, 0 to 1.
+            cfg_interval: noise levels (sigma) where guidance acts, decided for each item.
+            batch_cfg: run both predictions in one batch of 2 B, else one after the other.
+            cfg_dropout_prob: in training, the probability that an item loses its conditions.
+            mask: (B, T) bool, which frames are real; the others do not influence them.
+            exit_layer_ix: give the denoiser's features (B, N, D) behind this layer; without guidance only.
+            info: filled with `hidden_states`, the features of each layer, and `uncond_output` where guidance asked for it.
+        """
+        inputs = self.routes.inputs(cond)
+        if cfg_dropout_prob > 0 and self.routes.can_drop(cond):
+            inputs = drop_inputs(inputs, self.routes.unconditional(cond, inputs), cfg_dropout_prob)
+        hidden: list[Tensor] | None = None
+        if info is not None:
+            info["hidden_states"] = hidden = []
+        if exit_layer_ix is not None:
+            if cfg_scale != 1:
+                raise ValueError(f"features of a layer have no guidance: exit_layer_ix goes with cfg_scale 1, got {cfg_scale}")
+            return self.model(x, t, **inputs, mask=mask, exit_layer_ix=exit_layer_ix, hidden=hidden)
+        if not self._guides(t, cond, cfg_scale, cfg_interval):
+            return self._velocity(x, t, inputs, mask, hidden)
+
+        predict = self._in_one_batch if batch_cfg else self._in_turn
+        conditional, unconditional = predict(x, t, inputs, self.routes.unconditional(cond, inputs, negative_cond), mask, hidden)
+        if info is not None:
+            info["uncond_output"] = unconditional
+        return guided(conditional, unconditional, self._sigma(t), scale=cfg_scale, phi=scale_phi, interval=cfg_interval)
+
+    def _guides(self, t: Tensor, cond: Conditions, scale: float, interval: Interval) -> bool:
+        """Whether guidance changes anything for any item."""
+        if scale == 1:
+            return False
+        if not self.routes.can_drop(cond):
+            if not self.reported:
+                logger.warning("cfg_scale %g has no effect: the model has no condition that guidance could leave out", scale)
+                self.reported = True
+            return False
+        return interval == EVERYWHERE or bool(in_interval(self._sigma(t), interval).any())
+
+    def _sigma(self, t: Tensor) -> Tensor:
+        return self.objective.alpha_sigma(t)[1]
+
+    def _velocity(self, x: Tensor, t: Tensor, inputs: Inputs, mask: Tensor | None, hidden: list[Tensor] | None = None) -> Tensor:
+        output = self.model(x, t, **inputs, mask=mask, hidden=hidden)
+        return output if self.prediction == "velocity" else velocity_from_x0(self.objective, x, output, t)
+
+    def _in_turn(
+        self, x: Tensor, t: Tensor, inputs: Inputs, others: Inputs, mask: Tensor | None, hidden: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        return self._velocity(x, t, inputs, mask, hidden), self._velocity(x, t, others, mask)
+
+    def _in_one_batch(
+        self, x: Tensor, t: Tensor, inputs: Inputs, others: Inputs, mask: Tensor | None, hidden: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        both = {name: _stack(inputs[name], others[name]) for name in inputs}
+        output = self._velocity(torch.cat((x, x)), torch.cat((t, t)), both, _stack(mask, mask), hidden)
+        if hidden is not None:
+            hidden[:] = [features.chunk(2)[0] for features in hidden]
+        conditional, unconditional = output.chunk(2)
+        return conditional, unconditional
+
+
+def _stack(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Two batches as one."""
+    return None if a is None or b is None else torch.cat((a, b))
