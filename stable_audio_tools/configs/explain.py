@@ -227,10 +227,14 @@ def _missing_option(fault: Fault) -> Problem:
 
 
 def _mismatch(fault: Fault) -> Problem:
-    """A value of the wrong type, or whatever else pydantic has found."""
-    is_type = fault.kind == "union" or fault.kind.endswith("_type")
-    words = fault.context.get("expected") or (fault.place.words() if is_type and fault.place.options else _pydantic_words(fault))
-    return Problem(fault.path, f"expected {words}, got {_got(fault.value)}", _type_fix(fault) if is_type else "", fault.value)
+    """A value of the wrong type, or what a config class has said in its own words."""
+    message = fault.detail["msg"]
+    if fault.kind == "union" or fault.kind.endswith("_type"):
+        words = fault.context.get("expected") or (fault.place.words() if fault.place.options else _pydantic_words(message))
+        return Problem(fault.path, f"expected {words}, got {_got(fault.value)}", _type_fix(fault), fault.value)
+    if message.startswith("Input should be "):
+        return Problem(fault.path, f"expected {_pydantic_words(message)}, got {_got(fault.value)}", "", fault.value)
+    return Problem(fault.path, message[:1].lower() + message[1:], "", fault.value)
 
 
 def _not_finite(fault: Fault) -> Problem:
@@ -241,9 +245,8 @@ def _invalid_key(fault: Fault) -> Problem:
     return Problem(fault.path, f"keys are text, got {value_text(fault.value)}", on_key=True)
 
 
-def _pydantic_words(fault: Fault) -> str:
-    words = fault.detail["msg"].removeprefix("expected ")
-    return words.removeprefix("Input should be ").removeprefix("a valid ")
+def _pydantic_words(message: str) -> str:
+    return message.removeprefix("Input should be ").removeprefix("a valid ")
 
 
 def _type_fix(fault: Fault) -> str:

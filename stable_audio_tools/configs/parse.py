@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,15 @@ def validate(kind: Any, data: Any, source: str, text: str | None = None) -> Any:
 
     Args:
         kind: a `StrictModel` class, a `TypeAdapter`, or an annotation such as a union.
-        data: parsed JSON, or an already validated object.
+        data: parsed JSON, or an already validated object; a "$schema" at its top is for editors and passed over.
         source: what the data is called in messages, usually the file name.
         text: the JSON text, so that messages can point at lines.
 
     Raises:
         ConfigError: every problem of `data`.
     """
+    if isinstance(data, Mapping):
+        data = {key: value for key, value in data.items() if key != "$schema"}  # for editors
     try:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind.model_validate(data)
