@@ -35,11 +35,13 @@ class Sampler:
 
     objectives: the kinds of objective whose path it follows.
     options: names of its own keyword arguments.
+    cfgpp: it is to follow the noise of the unconditional prediction while it denoises with guidance. arXiv:2406.08070, algorithm 2.
     """
 
     function: SampleFunction
     objectives: tuple[type[Objective], ...]
     options: tuple[str, ...] = ()
+    cfgpp: bool = False
 
     def fits(self, objective: Objective) -> bool:
         return isinstance(objective, self.objectives)
@@ -52,6 +54,7 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp": Sampler(dpmpp, (RectifiedFlow,)),
     "pingpong": Sampler(pingpong, (RectifiedFlow,)),
     "v-ddim": Sampler(v_ddim, (VPrediction,), ("eta",)),
+    "v-ddim-cfgpp": Sampler(v_ddim, (VPrediction,), ("eta",), cfgpp=True),
 }
 
 
