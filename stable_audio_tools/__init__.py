@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,8 +28,19 @@ def __getattr__(name: str) -> Any:
 
         return version("stable-audio-tools")
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name], __name__), name)
+        return getattr(_import(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _import(module: str) -> ModuleType:
+    """A module of this package, without a collection in between: one walk over torch's objects costs as much as all of ours."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return import_module(module, __name__)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def __dir__() -> list[str]:

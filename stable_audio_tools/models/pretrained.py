@@ -1,0 +1,90 @@
+"""A published or an own model by name: a folder, a run, a weight file that carries its config, or a repository of the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.configs.parse import read_json
+
+from .checkpoints import load_into, load_weights, read_model_config
+from .factory import parse_model_config
+
+CONFIG_NAME = "model_config.json"
+WEIGHT_NAMES = ("model.safetensors", "model.ckpt")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class PublishedFiles(NamedTuple):
+    """Where a model's parts lie; without `config`, the weights carry it."""
+
+    weights: Path
+    config: Path | None
+
+
+def get_pretrained_model(name_or_folder: str | PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
+    """A model with its weights, in eval mode on the CPU, and its config.
+
+    Args:
+        name_or_folder: a folder with `model_config.json` and `model.safetensors` or `model.ckpt`; a run's folder or its `exports`;
+            a weight file; or the name of a hub repository ("owner/name") with those two files.
+
+    Raises:
+        ConfigError: nothing of that name, or its config or weights are bad.
+    """
+    weights_path, config_path = _local_files(Path(name_or_folder)) or _hub_files(str(name_or_folder))
+    if config_path is not None:
+        config, text = read_json(config_path)
+        model = parse_model_config(config, str(config_path), text).build()
+    else:
+        config = read_model_config(weights_path)
+        model = parse_model_config(config, f"config of {weights_path}", json.dumps(config, indent=1)).build()
+    load_into(model, load_weights(weights_path))
+    return model.eval(), config
+
+
+def _local_files(path: Path) -> PublishedFiles | None:
+    """The files at a path; None: there is nothing."""
+    if path.is_file():
+        return PublishedFiles(path, None)
+    if not path.is_dir():
+        return None
+    found = [folder / name for folder in (path, path / "exports") for name in WEIGHT_NAMES if (folder / name).is_file()]
+    if not found:
+        named = f"{' or '.join(WEIGHT_NAMES)}, here or in exports/"
+        inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+        raise ConfigError([Problem((), f"the folder has no {named}; it has {inside}", "name a model's folder, or a run")], str(path))
+    config = found[0].with_name(CONFIG_NAME)
+    return PublishedFiles(found[0], config if config.is_file() else None)
+
+
+def _hub_files(name: str) -> PublishedFiles:
+    """Download the two files of a repository, or find them in the hub's cache."""
+    if not HUB_NAME.fullmatch(name):
+        raise ConfigError(
+            [Problem((), "no such file or folder, and no name of a hub repository", "check the path; hub names are owner/name")], name
+        )
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        message = "no such folder here, and fetching it from the hub needs the package huggingface_hub"
+        raise ConfigError([Problem((), message, "pip install huggingface_hub, or name a local folder")], name) from None
+    try:
+        config = Path(hf_hub_download(name, CONFIG_NAME))
+        try:
+            return PublishedFiles(Path(hf_hub_download(name, WEIGHT_NAMES[0])), config)
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):
+                raise
+            return PublishedFiles(Path(hf_hub_download(name, WEIGHT_NAMES[1])), config)
+    except (HfHubHTTPError, EntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        fix = "check the name, the network, and that you are logged in where the model asks for it"
+        raise ConfigError([Problem((), f"no such folder here, and the hub does not give it: {reason}", fix)], name) from None
