@@ -31,8 +31,8 @@ FRAMES_AT_ONCE = 2048  # bounds memory whatever the length: 34 MB of stereo fram
 BACKGROUND, INK, FAINT = (0x16, 0x14, 0x1F), (0xD8, 0xD5, 0xE4), (0x6B, 0x66, 0x80)
 NOT_FINITE = (0x00, 0x8C, 0x8C)  # teal is nowhere in magma
 FREQUENCY_TICKS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
-MARGINS = (64, 10, 14, 28)  # left, top, right, bottom in pixels
-FONT_SIZE = 15
+MARGINS = (76, 10, 14, 33)  # left, top, right, bottom in pixels
+FONT_SIZE = 18
 
 
 def save_spectrogram(audio: Tensor, sample_rate: int, path: str | Path, *, width: int = 640, height: int = 288) -> None:
@@ -207,9 +207,9 @@ def _draw_remark(image: Image, audio: Tensor) -> None:
     left, top, right, bottom = MARGINS
     middle = ((left + image.width - right) / 2, (top + image.height - bottom) / 2)
     draw = ImageDraw.Draw(image)
-    box = draw.textbbox(middle, remark, font=_font(FONT_SIZE + 5), anchor="mm")
+    box = draw.textbbox(middle, remark, font=_font(FONT_SIZE + 4), anchor="mm")
     draw.rectangle((box[0] - 8, box[1] - 6, box[2] + 8, box[3] + 6), fill=BACKGROUND)
-    draw.text(middle, remark, fill=INK, font=_font(FONT_SIZE + 5), anchor="mm")
+    draw.text(middle, remark, fill=INK, font=_font(FONT_SIZE + 4), anchor="mm")
 
 
 def _text(draw: ImageDraw, position: tuple[float, float], text: str, anchor: str) -> None:

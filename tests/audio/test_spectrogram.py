@@ -97,5 +97,5 @@ def test_gradients_and_half_precision_do_not_matter():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match=r"expected audio of shape \(C, T\), got \(1, 2, 800\)"):
         mel_spectrogram_image(torch.zeros(1, 2, 800), 8000)
-    with pytest.raises(ValueError, match="100 x 200 pixels is too small, expected at least 142 x 70"):
+    with pytest.raises(ValueError, match="100 x 200 pixels is too small, expected at least 154 x 75"):
         mel_spectrogram_image(torch.zeros(1, 800), 8000, width=100, height=200)
