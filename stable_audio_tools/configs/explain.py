@@ -13,7 +13,7 @@ from .base import tags
 from .errors import ConfigError, Problem, path_text, value_text
 from .shape import Place, one_of, walk
 from .source import Path
-from .suggest import closest, did_you_mean
+from .suggest import closest, did_you_mean, listed
 
 MAX_DISTANCE = 2  # steps up and down the document within which a misplaced key's right object is looked for
 MISSING_SECTION = {
@@ -134,14 +134,16 @@ def _unknown_key(fault: Fault) -> Problem:
 
 def _right_key(fault: Fault, key: str, known: list[str]) -> str:
     """A near-miss in this object, the same key's right object, or the keys there are; the nearest first."""
-    homes = _homes(fault, key)
-    near = closest(key, [name for name in known if name not in (_keys(fault.parent.value))])
+    homes, given = _homes(fault, key), _keys(fault.parent.value)
+    near = closest(key, [name for name in known if name not in given])
     if near and not (homes and homes[0][0] == 1):
         return f'did you mean "{near}"?'
     if homes:
         nearest = [path for distance, path in homes if distance == homes[0][0]]
         return "it belongs in " + " or ".join(path_text(path) for path in nearest) if all(nearest) else "it belongs at the top level"
-    return f"known keys: {', '.join(known)}" if known else "this object has no keys"
+    if near := closest(key, known):
+        return f'did you mean "{near}"? it is given already'
+    return f"known keys: {listed(known)}" if known else "this object has no keys"
 
 
 def _homes(fault: Fault, key: str) -> list[tuple[int, Path]]:
@@ -167,7 +169,10 @@ def _bound(fault: Fault) -> Problem:
     limits = {BOUNDS[fault.kind][0]: fault.context[BOUNDS[fault.kind][0]]}
     for note in fault.place.field.metadata if fault.place.field else ():
         limits |= {name: getattr(note, name) for name, _ in BOUNDS.values() if hasattr(note, name)}
-    words = " and ".join(f"{text} {value_text(limits[name])}" for name, text in BOUNDS.values() if limits.get(name) is not None)
+    if {"ge", "le"} <= set(limits):
+        words = f"from {value_text(limits['ge'])} to {value_text(limits['le'])}"
+    else:
+        words = " and ".join(f"{text} {value_text(limits[name])}" for name, text in BOUNDS.values() if limits.get(name) is not None)
     kind = fault.place.words() if fault.place.options else "a number"
     return Problem(fault.path, f"expected {kind} {words}, got {_got(fault.value)}", "", fault.value)
 
@@ -221,7 +226,8 @@ def _unknown_option(fault: Fault) -> Problem:
 def _missing_option(fault: Fault) -> Problem:
     key = _discriminator(fault)
     known = [name for option in fault.place.options for name in _tags(option, key)]
-    near = next((given for given in _keys(fault.value) if closest(given, [key]) == key), None)
+    fields = {name for option in fault.place.options for name in getattr(option, "model_fields", ())}
+    near = next((given for given in _keys(fault.value) if given not in fields and closest(given, [key])), None)
     fix = f'"{near}" should be "{key}"' if near else f'add "{key}": {one_of(tuple(known))}'
     return Problem(fault.path, MISSING_SECTION.get(key, f'missing key "{key}"'), fix)
 

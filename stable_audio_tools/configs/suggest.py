@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 CUTOFF = 0.62  # chosen: finds one wrong, missing or swapped letter in four, and leaves unrelated words alone
+MAX_LISTED = 16
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
@@ -22,11 +23,19 @@ def closest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """A fix for a wrong name: the near-miss if there is one, and what is known."""
+    """A fix for a wrong name: the near-miss if there is one, and what else is known."""
     known = list(known)
     near = closest(name, known) if isinstance(name, str) else None
-    listed = f"known: {', '.join(known)}" if known else ""
-    return f'did you mean "{near}"? {listed}'.rstrip() if near else listed
+    question = f'did you mean "{near}"?' if near else ""
+    names = f"known: {listed(known)}" if known and known != [near] else ""
+    return f"{question} {names}".strip()
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as a list for reading, cut where nobody reads on."""
+    names = list(names)
+    more = len(names) - MAX_LISTED
+    return ", ".join(names[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _plain(name: str) -> str:

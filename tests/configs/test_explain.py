@@ -23,6 +23,7 @@ class Params(StrictModel):
     name: str = Field("net", min_length=1, max_length=8)
     causal: bool = False
     rate: float = 1.0
+    share: float = Field(0.5, ge=0, le=1)
     code: str = Field("a", pattern="^[a-z]$")
 
     @model_validator(mode="after")
@@ -89,7 +90,7 @@ CASES = [
     # keys
     (params(chanels=4), ENC + ".chanels", 'unknown key "chanels"', 'did you mean "channels"?'),
     (params(qqq=4), ENC + ".qqq", 'unknown key "qqq"', "known keys: channels, strides"),
-    (document(encodr={}), "model.encodr", 'unknown key "encodr"', "known keys: encoder"),
+    (document(encodr={}), "model.encodr", 'unknown key "encodr"', 'did you mean "encoder"? it is given already'),
     (
         document(encoder={"type": "oobleck", "channels": 4}),
         "model.encoder.channels",
@@ -105,6 +106,7 @@ CASES = [
         "add it: a whole number (width of the latents)",
     ),
     ({**document(), "model": {}}, "model.encoder", 'missing key "encoder"', 'add it: an object with a "type": one of oobleck, dac'),
+    ({**document(), "extra_key": 1}, "extra_key", 'unknown key "extra_key"', "known keys: model_type, sample_rate, model, training"),
     # types
     (params(channels="4"), ENC + ".channels", 'expected a whole number, got the text "4"', "remove the quotes: 4"),
     (params(rate="1e-4"), ENC + ".rate", 'expected a number, got the text "1e-4"', "remove the quotes: 1e-4"),
@@ -129,6 +131,7 @@ CASES = [
     (document(weights={"a": "b"}), "model.weights.a", 'expected a number, got the text "b"', ""),
     ({**document(), "model": []}, "model", "expected an object, got the list []", ""),
     # ranges and choices
+    (params(share=1.5), ENC + ".share", "expected a number from 0 to 1, got 1.5", ""),
     (params(channels=0), ENC + ".channels", "expected a whole number above 0 and of at most 64, got 0", ""),
     (params(channels=65), ENC + ".channels", "expected a whole number above 0 and of at most 64, got 65", ""),
     (
@@ -166,6 +169,7 @@ CASES = [
     (document(pretransform={"type": "dac", "latentdim": 1}), "model.pretransform.latentdim", "unknown key", 'did you mean "latent_dim"?'),
     # whole documents, in the words of the contract
     ({}, "", "model_type must be specified in model config", 'add "model_type": one of "auto", "other"'),
+    ({"model": {}}, "", "model_type must be specified in model config", 'add "model_type"'),
     ({"modeltype": "auto"}, "", "model_type must be specified in model config", '"modeltype" should be "model_type"'),
     ({"model_type": "aut"}, "model_type", "Unknown model type: aut", 'did you mean "auto"? known: auto, other'),
     ({"model_type": 3}, "model_type", "Unknown model type: 3", "known: auto, other"),
