@@ -172,6 +172,16 @@ def upsampler(in_channels: int, out_channels: int, stride: int, *, nearest: bool
     (B, C, T) -> (B, C', T * stride); the transposed form returns one sample less when the stride is odd.
     """
     if nearest:
-        convolution = WNConv1d(in_channels, out_channels, 2 * stride, padding="same", bias=False)
-        return nn.Sequential(nn.Upsample(scale_factor=stride, mode="nearest"), convolution)
+        return nn.Sequential(_RepeatAndPad(stride), WNConv1d(in_channels, out_channels, 2 * stride, bias=False))
     return WNConvTranspose1d(in_channels, out_channels, 2 * stride, stride=stride, padding=-(-stride // 2))
+
+
+class _RepeatAndPad(nn.Module):
+    """Each sample `stride` times, and the zeros that keep the length under a convolution of 2 * stride taps (its "same" padding)."""
+
+    def __init__(self, stride: int):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x.repeat_interleave(self.stride, dim=-1), (self.stride - 1, self.stride))

@@ -6,6 +6,7 @@ B batch, C channels, T audio samples or latent frames; one latent frame covers `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -13,6 +14,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stable_audio_tools.audio.resample import resample
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError
 
@@ -53,7 +55,7 @@ class AutoencoderBody(StrictModel):
         return AudioAutoencoder(
             self.encoder.build(),
             self.decoder.build(),
-            bottleneck=self.bottleneck.build().requires_grad_(self.bottleneck.requires_grad) if self.bottleneck else None,
+            bottleneck=self.bottleneck.build() if self.bottleneck else None,
             pretransform=self.pretransform.build(sample_rate) if self.pretransform else None,
             latent_dim=self.latent_dim,
             downsampling_ratio=self.downsampling_ratio,
@@ -135,25 +137,35 @@ class AudioAutoencoder(nn.Module):
             audio = _apply(self.pretransform.decode, audio, iterate_batch)
         return torch.tanh(audio) if self.soft_clip else audio
 
-    def encode_audio(self, audio: Tensor, *, chunked: bool = False, overlap: int = 32, chunk_size: int = 128, **options: bool) -> Tensor:
-        """`encode`, where `chunked` in chunks of `chunk_size` latent frames that share `overlap`; see `map_chunks`.
-
-        `options` are those of `encode` that change latents: `skip_bottleneck`, `iterate_batch`, `sample`.
-        """
-
-        def encode(piece: Tensor) -> Tensor:
-            return self.encode(piece, **options)
-
+    def encode_audio(
+        self,
+        audio: Tensor,
+        *,
+        chunked: bool = False,
+        overlap: int = 32,
+        chunk_size: int = 128,
+        skip_bottleneck: bool = False,
+        iterate_batch: bool = False,
+        sample: bool = True,
+    ) -> Tensor:
+        """`encode`; where `chunked`, in chunks of `chunk_size` latent frames of which neighbours share `overlap`, see `map_chunks`."""
+        encode = partial(self.encode, skip_bottleneck=skip_bottleneck, iterate_batch=iterate_batch, sample=sample)
         if not chunked:
             return encode(audio)
         return map_chunks(encode, audio, frame_in=self.downsampling_ratio, frame_out=1, chunk_size=chunk_size, overlap=overlap)
 
-    def decode_audio(self, latents: Tensor, *, chunked: bool = False, overlap: int = 32, chunk_size: int = 128, **options: bool) -> Tensor:
-        """`decode`, where `chunked` in chunks as in `encode_audio`; `options` are those of `decode`."""
-
-        def decode(piece: Tensor) -> Tensor:
-            return self.decode(piece, **options)
-
+    def decode_audio(
+        self,
+        latents: Tensor,
+        *,
+        chunked: bool = False,
+        overlap: int = 32,
+        chunk_size: int = 128,
+        skip_bottleneck: bool = False,
+        iterate_batch: bool = False,
+    ) -> Tensor:
+        """`decode`; where `chunked`, in chunks as in `encode_audio`."""
+        decode = partial(self.decode, skip_bottleneck=skip_bottleneck, iterate_batch=iterate_batch)
         if not chunked:
             return decode(latents)
         return map_chunks(decode, latents, frame_in=1, frame_out=self.downsampling_ratio, chunk_size=chunk_size, overlap=overlap)
@@ -190,18 +202,11 @@ class AudioAutoencoder(nn.Module):
     def _conform(self, audio: Tensor, rate: int) -> Tensor:
         """(T,) or (C, T) at `rate` -> (in_channels, T) at the model's rate."""
         audio = audio[None] if audio.ndim == 1 else audio
-        if audio.ndim != 2 or (self.in_channels != 1 and audio.shape[0] not in (1, self.in_channels)):
+        if audio.ndim != 2 or not audio.shape[1] or (self.in_channels != 1 and audio.shape[0] not in (1, self.in_channels)):
             raise ValueError(f"a clip has shape {tuple(audio.shape)}, expected (samples,), (1, samples) or ({self.in_channels}, samples)")
         audio = audio.mean(0, keepdim=True) if self.in_channels == 1 else audio.expand(self.in_channels, -1)
-        return audio if rate == self.sample_rate else _resample(audio, rate, self.sample_rate)
+        return resample(audio, rate, self.sample_rate).to(audio)
 
 
 def _apply(function: Callable[[Tensor], Tensor], x: Tensor, iterate_batch: bool) -> Tensor:
     return torch.cat([function(item) for item in x.split(1)]) if iterate_batch else function(x)
-
-
-def _resample(audio: Tensor, rate: int, new_rate: int) -> Tensor:
-    """Band-limited resampling on the tensor's own device; 64 zero crossings, since the default of 6 leaves audible aliases."""
-    from torchaudio.functional import resample
-
-    return resample(audio, rate, new_rate, lowpass_filter_width=64, rolloff=0.9476, resampling_method="sinc_interp_kaiser", beta=14.77)

@@ -36,7 +36,11 @@ class BaseEncoderConfig(StrictModel):
     def downsampling_ratio(self) -> int: ...
 
     @abstractmethod
-    def build(self) -> nn.Module: ...
+    def make(self) -> nn.Module:
+        """The module of this config; `build` then sets what is trained."""
+
+    def build(self) -> nn.Module:
+        return self.make().requires_grad_(self.requires_grad)
 
 
 class BaseDecoderConfig(StrictModel):
@@ -62,4 +66,8 @@ class BaseDecoderConfig(StrictModel):
     def downsampling_ratio(self) -> int: ...
 
     @abstractmethod
-    def build(self) -> nn.Module: ...
+    def make(self) -> nn.Module:
+        """The module of this config; `build` then sets what is trained."""
+
+    def build(self) -> nn.Module:
+        return self.make().requires_grad_(self.requires_grad)

@@ -73,8 +73,8 @@ class OobleckEncoderConfig(BaseEncoderConfig):
     def downsampling_ratio(self) -> int:
         return math.prod(self.config.strides)
 
-    def build(self) -> OobleckEncoder:
-        return OobleckEncoder(self.config).requires_grad_(self.requires_grad)
+    def make(self) -> OobleckEncoder:
+        return OobleckEncoder(self.config)
 
 
 class OobleckDecoderConfig(BaseDecoderConfig):
@@ -93,8 +93,8 @@ class OobleckDecoderConfig(BaseDecoderConfig):
     def downsampling_ratio(self) -> int:
         return math.prod(self.config.strides)
 
-    def build(self) -> OobleckDecoder:
-        return OobleckDecoder(self.config).requires_grad_(self.requires_grad)
+    def make(self) -> OobleckDecoder:
+        return OobleckDecoder(self.config)
 
 
 class OobleckEncoder(nn.Module):

@@ -57,4 +57,8 @@ class BaseBottleneckConfig(StrictModel):
         return latent_dim
 
     @abstractmethod
-    def build(self) -> Bottleneck: ...
+    def make(self) -> Bottleneck:
+        """The module of this config; `build` then sets what is trained."""
+
+    def build(self) -> Bottleneck:
+        return self.make().requires_grad_(self.requires_grad)

@@ -29,7 +29,7 @@ class VAEConfig(BaseBottleneckConfig):
     def encoder_channels(self, latent_dim: int) -> int:
         return 2 * latent_dim
 
-    def build(self) -> VAEBottleneck:
+    def make(self) -> VAEBottleneck:
         return VAEBottleneck()
 
 
@@ -62,7 +62,7 @@ class TanhConfig(BaseBottleneckConfig):
     type: Literal["tanh"]
     config: TanhParams = Field(default_factory=TanhParams)
 
-    def build(self) -> TanhBottleneck:
+    def make(self) -> TanhBottleneck:
         return TanhBottleneck(self.config.scale)
 
 
@@ -83,7 +83,7 @@ class L2NormConfig(BaseBottleneckConfig):
     type: Literal["l2_norm"]
     config: EmptyParams = Field(default_factory=EmptyParams)
 
-    def build(self) -> L2NormBottleneck:
+    def make(self) -> L2NormBottleneck:
         return L2NormBottleneck()
 
 

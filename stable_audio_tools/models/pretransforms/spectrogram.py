@@ -28,9 +28,7 @@ class LogSpectrogramParams(StrictModel):
 
     channels: PositiveInt = Field(description="audio channels")
     n_fft: PositiveInt = Field(default=512, description="window length, samples")
-    hop_length: PositiveInt = Field(
-        default=128, description="samples between frames, best a quarter of n_fft or less"
-    )
+    hop_length: PositiveInt = Field(default=128, description="samples between frames, best a quarter of n_fft or less")
     floor: float = Field(default=2e-3, gt=0, description="added to amplitudes (1 is a full-scale sine) before the logarithm")
     mean: float | tuple[float, ...] = Field(default=-5.5, description="of the logarithm, subtracted: one number, or one per bin")
     std: float | tuple[float, ...] = Field(default=0.8, description="of the logarithm, divided by: one number, or one per bin")
