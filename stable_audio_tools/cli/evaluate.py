@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = Path("exports") / "model.safetensors"
+DATASET = "dataset.json"
 BATCH = 16
 
 
@@ -53,16 +53,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    weights = _weights(Path(args.model))
-    _check_writable(args)
-    dataset = _dataset(args.dataset_config, weights)
     from stable_audio_tools.models.pretrained import get_pretrained_model
 
-    model, config = get_pretrained_model(str(weights))
-    _check_kind(config, weights)
+    _check_writable(args)
+    model, config = get_pretrained_model(args.model)
+    _check_kind(config, args.model)
+    dataset = _dataset(args.dataset_config, Path(args.model))
     sampling = Sampling(args.steps, args.cfg_scale, args.seed)
     keep = Path(args.save_audio) if args.save_audio else None
-    report = evaluate_diffusion_cond(model, config, dataset, sampling, num_prompts=args.num_prompts, save_audio=keep, name=str(weights))
+    report = evaluate_diffusion_cond(model, config, dataset, sampling, num_prompts=args.num_prompts, save_audio=keep, name=args.model)
     print(report.to_markdown())
     if args.out:
         _write_json(Path(args.out), report.to_dict())
@@ -118,25 +117,16 @@ def _generate(model: Any, conditioning: list[dict[str, Any]], sample_size: int, 
     return torch.cat(parts)
 
 
-def _weights(path: Path) -> Path:
-    """The weight file of a run folder, or the file itself."""
-    if not path.is_dir():
-        return path
-    if not (path / WEIGHTS).is_file():
-        fix = f"a finished run has {WEIGHTS}; name the weight file or another folder"
-        raise ConfigError([Problem((), f"this folder has no {WEIGHTS}", fix)], source=f"--model {path}")
-    return path / WEIGHTS
-
-
-def _dataset(given: str | None, weights: Path) -> Any:
-    """The config of the synthetic dataset that the model was trained on."""
+def _dataset(given: str | None, model: Path) -> Any:
+    """The config of the synthetic dataset that the model was trained on; a run's folder has it."""
     from stable_audio_tools.data.dataset import parse_dataset_config
     from stable_audio_tools.data.synthetic import SyntheticConfig
 
-    path = Path(given) if given else weights.parent.parent / "dataset.json"
-    if not given and not (weights.parent.name == WEIGHTS.parent.name and path.is_file()):
+    run = model if (model / DATASET).is_file() else model.resolve().parent.parent if model.is_file() else model.resolve().parent
+    path = Path(given) if given else run / DATASET
+    if not given and not path.is_file():
         fix = "--dataset-config FILE names the dataset it was trained on"
-        raise ConfigError([Problem((), "no dataset.json of a run beside these weights", fix)], source=f"--model {weights}")
+        raise ConfigError([Problem((), f"this model does not lie in a run's folder with its {DATASET}", fix)], source=f"--model {model}")
     config = parse_dataset_config(str(path))
     if not isinstance(config, SyntheticConfig):
         message = f"dataset_type is {config.dataset_type!r}; evaluate measures against labels, which only 'synthetic' has so far"
@@ -144,10 +134,10 @@ def _dataset(given: str | None, weights: Path) -> Any:
     return config
 
 
-def _check_kind(config: Mapping[str, Any], weights: Path) -> None:
+def _check_kind(config: Mapping[str, Any], name: str) -> None:
     kind = config["model_type"]
     if kind != "diffusion_cond":
-        raise ConfigError(f"model_type is {kind!r}; evaluate supports 'diffusion_cond' models so far", source=f"--model {weights}")
+        raise ConfigError(f"model_type is {kind!r}; evaluate supports 'diffusion_cond' models so far", source=f"--model {name}")
 
 
 def _check_writable(args: argparse.Namespace) -> None:

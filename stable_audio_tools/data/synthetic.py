@@ -67,9 +67,9 @@ class SyntheticConfig(StrictModel):
     dataset_type: Literal["synthetic"] = "synthetic"
     seed: int = Field(0, ge=0, description="names the whole pool of sounds")
     num_items: int = Field(10_000, gt=0, description="sounds in the pool, which is one epoch")
-    instruments: tuple[InstrumentName, ...] = Field(ALL_INSTRUMENTS, min_length=1)
+    instruments: tuple[InstrumentName, ...] = ALL_INSTRUMENTS
     notes: str | tuple[str, ...] = Field("A3-A5", description='note names and chromatic ranges, such as "A3-A5" or ["C4", "E4", "A4-A5"]')
-    loudness: tuple[Loudness, ...] = Field(get_args(Loudness), min_length=1)
+    loudness: tuple[Loudness, ...] = get_args(Loudness)
     seconds: Seconds | tuple[Seconds, Seconds] | None = Field(
         None, description="length of the sound, or [shortest, longest]; it lies anywhere in the crop. Left out: the whole crop"
     )
@@ -80,8 +80,11 @@ class SyntheticConfig(StrictModel):
     @model_validator(mode="after")
     def _sounds_can_be_made(self) -> Self:
         for key in ("instruments", "loudness"):
-            if len(set(getattr(self, key))) < len(getattr(self, key)):
-                raise ValueError(f"{key} lists a name twice: {', '.join(getattr(self, key))}; a name counts once")
+            names = getattr(self, key)
+            if not names:
+                raise ValueError(f"{key} is empty; name at least one, or leave the key out for all")
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key} lists a name twice: {', '.join(names)}; a name counts once")
         if isinstance(self.seconds, tuple) and self.seconds[0] > self.seconds[1]:
             raise ValueError(f"seconds is [{self.seconds[0]}, {self.seconds[1]}]; write the shorter length first")
         parse_notes(self.notes)

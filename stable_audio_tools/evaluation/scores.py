@@ -63,7 +63,7 @@ def score(heard: Heard, labels: Sequence[Labels], listener: Listener, *, shuffle
     silent_pitch = heard.finite[:, None] & ~heard.pitch.voiced[:, None] & ~pitched
 
     def share(hits: Tensor) -> Share:
-        return Share(hits[pairs].double().mean().item() * len(labels), len(labels)) if pairs.any() else Share(0, 0)
+        return Share(hits[pairs].sum().item() * len(labels) / max(1, int(pairs.sum())), len(labels))
 
     return Scores(
         share((cents <= TOLERANCE_CENTS) | silent_pitch),

@@ -27,7 +27,7 @@ class Share:
         n, p, z2 = self.total, self.value, Z_95**2
         middle = (p + z2 / (2 * n)) / (1 + z2 / n)
         half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        return max(0.0, middle - half), min(1.0, middle + half)
+        return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))
 
     def to_dict(self) -> dict[str, float]:
         low, high = self.interval

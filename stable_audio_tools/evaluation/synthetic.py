@@ -7,11 +7,14 @@ of real sounds against each other's prompts (what chance gives).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.data.synthetic import Combination, Split, SyntheticConfig, SyntheticDataset
 from stable_audio_tools.diffusion.seeds import generator_for
 
 from .listening import Heard, Labels, Listener
@@ -20,44 +23,15 @@ from .scores import MODEL, NOISE, REAL, SHUFFLED, TOLERANCE_CENTS, EvaluationRep
 CALIBRATION_SOUNDS = 100  # of each instrument
 NOISE_LIKE_REPEATS = 4  # of each noise-like prompt: there are few of them
 _NOISE_RMS = 0.1
-# Random streams and sound numbers of one evaluation seed.
-_CHOICE, _CALIBRATION, _WHITE_NOISE = range(3)
-_SOUNDS_A_SEED = 1_000_000
+_CHOICE, _CALIBRATION, _WHITE_NOISE = range(3)  # random streams of one evaluation seed
+_SOUNDS_A_SEED, _FIRST_CALIBRATION_SOUND = 1_000_000, 500_000
 
 Generate = Callable[[list[dict[str, Any]]], Tensor]
 
 
-class Asked(Protocol):
-    """What a prompt says."""
-
-    @property
-    def instrument(self) -> str: ...
-    @property
-    def midi(self) -> int | None: ...
-    @property
-    def loudness(self) -> str: ...
-
-
-class LabelledSounds(Protocol):
-    """A dataset that can make a sound for any of its combinations; `data.synthetic.SyntheticDataset` is one."""
-
-    @property
-    def combinations(self) -> Sequence[Asked]: ...
-    def sound(self, combination: Any, index: int) -> tuple[Tensor, dict[str, Any]]: ...
-
-
-class SoundsConfig(Protocol):
-    """`data.synthetic.SyntheticConfig`, as far as it matters here."""
-
-    @property
-    def hold_out(self) -> float: ...
-    def with_split(self, split: Literal["held_out", "all"]) -> SoundsConfig: ...
-    def build(self, *, sample_size: int, sample_rate: int, audio_channels: int) -> LabelledSounds: ...
-
-
 def evaluate_synthetic(
     generate: Generate,
-    config: SoundsConfig,
+    config: SyntheticConfig,
     sample_rate: int,
     sample_size: int,
     num_prompts: int = 48,
@@ -78,13 +52,13 @@ def evaluate_synthetic(
         settings: how the model was run, for the report's recipe.
 
     Raises:
+        ConfigError: the dataset has no instrument with a pitch, or its sounds do not fit the clip.
         ValueError: `num_prompts` is below 2, or `generate` returned another number of clips.
     """
     if num_prompts < 2:
         raise ValueError(f"num_prompts is {num_prompts}; at least 2 are needed")
-    split: Literal["held_out", "all"] = "held_out" if config.hold_out else "all"
-    clip = {"sample_size": sample_size, "sample_rate": sample_rate, "audio_channels": 1}
-    sounds, every = config.with_split(split).build(**clip), config.with_split("all").build(**clip)
+    split: Split = "held_out" if config.combinations("held_out") else "all"
+    sounds, every = (SyntheticDataset(config.with_split(part), sample_size, sample_rate, 1) for part in (split, "all"))
     asked = choose_prompts(sounds.combinations, num_prompts, seed)
     listener = fit_listener(every, sample_rate, seed)
     real, labels = _real_sounds(sounds, [*asked, *_noise_like(every.combinations)], seed)
@@ -103,40 +77,45 @@ def evaluate_synthetic(
     return _report(recipe | dict(settings or {}), heard, labels, listener)
 
 
-def choose_prompts(combinations: Sequence[Asked], count: int, seed: int) -> list[Asked]:
-    """Pitched combinations in random order, every instrument as often as the others; repeated if there are too few."""
+def choose_prompts(combinations: Sequence[Combination], count: int, seed: int) -> list[Combination]:
+    """Pitched combinations in random order, instruments in turn as long as each has one left; repeated if there are too few."""
     groups = _by_instrument([c for c in combinations if c.midi is not None])
     if not groups:
-        raise ValueError("no instrument with a pitch to ask for; name one in the dataset config")
+        fix = "evaluate with a config whose instruments have one that plays notes"
+        raise ConfigError(
+            [Problem(("instruments",), "no instrument with a pitch, so there is no note to ask for", fix)], "synthetic dataset"
+        )
     orders = [_shuffled(group, seed, place) for place, group in enumerate(groups.values())]
-    return [orders[i % len(orders)][i // len(orders) % len(orders[i % len(orders)])] for i in range(count)]
+    in_turn = [c for row in zip_longest(*orders) for c in row if c is not None]
+    return [in_turn[i % len(in_turn)] for i in range(count)]
 
 
-def fit_listener(every: LabelledSounds, sample_rate: int, seed: int) -> Listener:
+def fit_listener(every: SyntheticDataset, sample_rate: int, seed: int) -> Listener:
     """What to measure with, fitted on sounds of all combinations, which are among neither training nor the prompts' own."""
     groups = [_shuffled(group, seed, place) for place, group in enumerate(_by_instrument(every.combinations).values())]
     chosen = [group[i % len(group)] for group in groups for i in range(CALIBRATION_SOUNDS)]
-    made = [every.sound(combination, seed * _SOUNDS_A_SEED + i) for i, combination in enumerate(chosen)]
+    first = seed * _SOUNDS_A_SEED + _FIRST_CALIBRATION_SOUND
+    made = [every.sound(combination, first + i) for i, combination in enumerate(chosen)]
     return Listener.fit([audio for audio, _ in made], [labels for _, labels in made], sample_rate, generator_for(seed, _CALIBRATION))
 
 
-def _noise_like(combinations: Sequence[Asked]) -> list[Asked]:
+def _noise_like(combinations: Sequence[Combination]) -> list[Combination]:
     return [c for c in combinations if c.midi is None] * NOISE_LIKE_REPEATS
 
 
-def _by_instrument(combinations: Sequence[Asked]) -> dict[str, list[Asked]]:
-    groups: dict[str, list[Asked]] = {}
+def _by_instrument(combinations: Sequence[Combination]) -> dict[str, list[Combination]]:
+    groups: dict[str, list[Combination]] = {}
     for combination in combinations:
         groups.setdefault(combination.instrument, []).append(combination)
     return groups
 
 
-def _shuffled(group: Sequence[Asked], seed: int, place: int) -> list[Asked]:
+def _shuffled(group: Sequence[Combination], seed: int, place: int) -> list[Combination]:
     order = torch.randperm(len(group), generator=generator_for(seed, _CHOICE, place))
     return [group[i] for i in order.tolist()]
 
 
-def _real_sounds(sounds: LabelledSounds, asked: Sequence[Asked], seed: int) -> tuple[Tensor, list[dict[str, Any]]]:
+def _real_sounds(sounds: SyntheticDataset, asked: Sequence[Combination], seed: int) -> tuple[Tensor, list[dict[str, Any]]]:
     made = [sounds.sound(combination, seed * _SOUNDS_A_SEED + i) for i, combination in enumerate(asked)]
     return torch.stack([audio for audio, _ in made]), [labels for _, labels in made]
 
