@@ -23,8 +23,8 @@ division by t would let the last few percent of the path dominate the loss."""
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
-    """t (B,) or () shaped and typed to multiply x (B, ...)."""
-    return t.to(x.dtype).reshape(t.shape + (1,) * (x.ndim - t.ndim))
+    """t (B,) or () shaped and typed to multiply x (B, ...); a scalar stays one, so it may live on the CPU."""
+    return t.to(x.dtype).reshape(t.shape + (1,) * (x.ndim - 1) if t.ndim else ())
 
 
 class Objective(ABC):

@@ -86,7 +86,7 @@ def test_x0_on_the_straight_path_is_the_documented_formula():
 
 def test_expand_fits_any_number_of_dimensions():
     assert expand(torch.ones(3), torch.ones(3, 2, 5)).shape == (3, 1, 1)
-    assert expand(torch.ones(()), torch.ones(3, 2, 5)).shape == (1, 1, 1)
+    assert expand(torch.ones(()), torch.ones(3, 2, 5)).shape == ()
 
 
 def test_names():
