@@ -209,8 +209,8 @@ def _not_a_component(fault: Fault) -> Problem:
 
 
 def _missing_tag(fault: Fault) -> Problem:
-    context = fault.context
-    return Problem((*fault.path, context["key"]), f'missing key "{context["key"]}"', f"known: {context['known']}")
+    key, known = fault.context["key"], fault.context["known"]
+    return Problem((*fault.path, key), f'missing key "{key}"', _near_key(fault, key) or f"known: {known}")
 
 
 def _unknown_option(fault: Fault) -> Problem:
@@ -226,10 +226,16 @@ def _unknown_option(fault: Fault) -> Problem:
 def _missing_option(fault: Fault) -> Problem:
     key = _discriminator(fault)
     known = [name for option in fault.place.options for name in _tags(option, key)]
-    fields = {name for option in fault.place.options for name in getattr(option, "model_fields", ())}
-    near = next((given for given in _keys(fault.value) if given not in fields and closest(given, [key])), None)
-    fix = f'"{near}" should be "{key}"' if near else f'add "{key}": {one_of(tuple(known))}'
+    fix = _near_key(fault, key) or f'add "{key}": {one_of(tuple(known))}'
     return Problem(fault.path, MISSING_SECTION.get(key, f'missing key "{key}"'), fix)
+
+
+def _near_key(fault: Fault, key: str) -> str:
+    """A key of the object that no option knows and that looks like the missing one."""
+    options = tuple(fault.place.family or fault.place.options)
+    fields = {name for option in options for name in getattr(option, "model_fields", ())}
+    near = next((given for given in _keys(fault.value) if given not in fields and closest(given, [key])), None)
+    return f'"{near}" should be "{key}"' if near else ""
 
 
 def _mismatch(fault: Fault) -> Problem:
