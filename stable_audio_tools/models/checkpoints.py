@@ -111,7 +111,7 @@ class LoadReport:
         return "\n".join(f"{what:<12}{_first(keys)}" for what, keys in named if keys)
 
     def __str__(self) -> str:
-        loaded = f"{self.source}: loaded {self.loaded} tensors"
+        loaded = f"{self.source}: loaded {_tensor_count(self.loaded)}"
         return loaded if self.complete else "\n  ".join([f"{loaded}; {self.counts}", *self.details.splitlines()])
 
 
@@ -228,9 +228,7 @@ def load_into(model: nn.Module, weights: LoadedWeights, *, allow_partial: bool =
         CheckpointError: the weights do not fit, none of them fits, some are NaN, or they are an adapter.
     """
     if weights.kind == "adapter":
-        raise bad_file(
-            weights.source, "an adapter, which changes a model's weights and is none itself", "name the weights of its base model"
-        )
+        raise bad_file(weights.source, "an adapter: it changes a model's weights and is none itself", "name its base model's weights")
     wanted = _part(_tensors(model.state_dict()), prefix)
     given = _best_part(weights.state_dict, wanted, prefix)
     matched, report = match_weights(given, wanted, source=weights.source + (" (averaged weights)" if weights.averaged else ""))
@@ -302,8 +300,12 @@ def _misfit(report: LoadReport, given: Mapping[str, Tensor], wanted: Mapping[str
     elif not report.loaded:
         fix = "not one tensor fits: build the model from the config that these weights were trained with"
     else:
-        fix = f"Fine-tuning a changed architecture on purpose? --allow-partial loads the {report.loaded} tensors that match"
+        fix = f"Fine-tuning a changed architecture on purpose? --allow-partial loads what fits: {_tensor_count(report.loaded)}"
     return bad_file(source, what, fix)
+
+
+def _tensor_count(number: int) -> str:
+    return f"{number} tensor" if number == 1 else f"{number} tensors"
 
 
 def _first(keys: tuple[str, ...]) -> str:
