@@ -120,7 +120,7 @@ def _flute(draws: Draws, harmonics: int) -> Voice:
         phases=draws.uniform(0, 2 * np.pi, 4),
         decays=np.zeros(4),
         noise=draws.between(0.05, 0.08),
-        noise_smoothing=0.6,
+        noise_cutoff_hz=3000.0,
         attack_s=draws.between(0.06, 0.12),
         release_s=draws.between(0.05, 0.1),
         tremolo_hz=draws.between(4.5, 6.0),
@@ -129,7 +129,7 @@ def _flute(draws: Draws, harmonics: int) -> Voice:
 
 
 def _noise(draws: Draws, harmonics: int) -> Voice:
-    return Voice(noise=1.0, noise_smoothing=draws.between(0.0, 0.5), decay=draws.between(3.0, 9.0), attack_s=0.003)
+    return Voice(noise=1.0, noise_cutoff_hz=draws.between(2000.0, 12000.0), decay=draws.between(3.0, 9.0), attack_s=0.003)
 
 
 INSTRUMENTS: dict[InstrumentName, Instrument] = {

@@ -54,7 +54,7 @@ class Voice:
     """What to render: partials, noise and the envelope over both.
 
     ratios, amplitudes, phases, decays: (K,) each; frequency over the fundamental's, linear, radians, 1/s.
-    noise: RMS of the noise relative to a partial of amplitude 1; noise_smoothing: 0 (white) to 1 (dark).
+    noise: RMS of the noise relative to a partial of amplitude 1; noise_cutoff_hz: where it rolls off.
     decay: of the whole sound, 1/s. attack_s, release_s: raised-cosine fades.
     tremolo_hz, tremolo_depth: sinusoidal change of amplitude.
     """
@@ -64,7 +64,7 @@ class Voice:
     phases: Array = field(default_factory=lambda: np.zeros(0))
     decays: Array = field(default_factory=lambda: np.zeros(0))
     noise: float = 0.0
-    noise_smoothing: float = 0.0
+    noise_cutoff_hz: float = 20_000.0
     decay: float = 0.0
     attack_s: float = 0.005
     release_s: float = 0.03
@@ -84,7 +84,7 @@ def render(voice: Voice, frequency_hz: float, length: int, sample_rate: int, dra
     )
     if voice.noise:
         decay = np.exp(np.arange(length) * (-voice.decay / sample_rate))
-        sound += voice.noise / math.sqrt(2) * decay * smooth_noise(voice.noise_smoothing, length, draws)
+        sound += voice.noise / math.sqrt(2) * decay * smooth_noise(voice.noise_cutoff_hz, length, sample_rate, draws)
     return sound * envelope(voice, length, sample_rate, draws)
 
 
@@ -114,10 +114,12 @@ def _rotation(n: Array, frequencies: Array, phases: Array, decays: Array, amplit
     return size * np.cos(angle), size * np.sin(angle)
 
 
-def smooth_noise(smoothing: float, length: int, draws: Draws) -> Array:
-    """(length,) noise of RMS 1: white and uniform, then x[n] + smoothing * x[n - 1]."""
-    white = draws.uniform(-1, 1, length + 1)
-    return (white[1:] + smoothing * white[:-1]) * math.sqrt(3 / (1 + smoothing**2))
+def smooth_noise(cutoff_hz: float, length: int, sample_rate: int, draws: Draws) -> Array:
+    """(length,) noise of RMS 1 that rolls off above a frequency: uniform and white, then two equal moving averages."""
+    width = max(1, round(sample_rate / (2 * cutoff_hz)))
+    kernel = np.convolve(np.ones(width), np.ones(width)) if width > 1 else np.ones(1)
+    white = draws.uniform(-1, 1, length + len(kernel) - 1)
+    return np.convolve(white, kernel, "valid") * math.sqrt(3 / float(np.sum(kernel**2)))
 
 
 def envelope(voice: Voice, length: int, sample_rate: int, draws: Draws) -> Array:
