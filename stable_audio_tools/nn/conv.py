@@ -109,6 +109,8 @@ class SnakeBeta(nn.Module):
         dtype = torch.promote_types(self.alpha.dtype, torch.float32)
         alpha = self.alpha.to(dtype).exp()[:, None]
         inverse_beta = 1 / (self.beta.to(dtype).exp() + 1e-9)[:, None]
+        if torch.compiler.is_compiling():  # fuses the formula by itself, and in torch 2.11 gets `_Snake`'s gradient wrong
+            return (x + inverse_beta * torch.sin(x * alpha).square()).to(x.dtype)
         return _Snake.apply(x, alpha, inverse_beta)
 
 

@@ -111,10 +111,28 @@ def test_snake_keeps_only_its_input_for_the_backward_pass():
     assert sum(t.numel() >= X.numel() for t in saved) == 1
 
 
+def test_compiled_snake_has_the_same_gradients():
+    snake, weight = SnakeBeta(4), torch.randn_like(X)
+    torch.nn.init.normal_(snake.alpha)
+    torch.nn.init.normal_(snake.beta)
+    results = []
+    for function in (snake, torch.compile(snake, backend="aot_eager", fullgraph=True)):
+        x = X.clone().requires_grad_()
+        y = function(x)
+        results.append((y, *torch.autograd.grad((y * weight).sum(), (x, snake.alpha, snake.beta))))
+    for got, want in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(got, want)
+
+
 def test_snake_in_half_precision_is_computed_in_full():
     half = X.bfloat16()
     assert SnakeBeta(4)(half).dtype == torch.bfloat16
     torch.testing.assert_close(SnakeBeta(4).bfloat16()(half), SnakeBeta(4)(half.float()).bfloat16())
+    gradients = []
+    for x in (half.clone().requires_grad_(), half.float().requires_grad_()):
+        gradients += torch.autograd.grad(SnakeBeta(4)(x).float().square().sum(), x)
+    assert gradients[0].dtype == torch.bfloat16
+    torch.testing.assert_close(gradients[0].float(), gradients[1], atol=0.05, rtol=0.05)
 
 
 @pytest.mark.parametrize("snake", [True, False])
