@@ -82,7 +82,7 @@ class Attention(nn.Module):
 
         Args:
             context: (B, M, dim_context), exactly when the module was made with `dim_context`.
-            mask: bool that expands to (B, H, N, M).
+            mask: bool of two to four dimensions that expands to (B, H, N, M).
             rotary: positions of queries and keys, for self-attention.
         """
         queries, keys, v = self._project(x, context)
