@@ -36,7 +36,7 @@ def build_report(run_dir: Path) -> Path:
     media = {path: found for path in embedded if (found := _CACHE.get(path))}
     data = {
         "status": render.status(folder.run),
-        "updated": folder.run.get("updated"),
+        "updated": render.string(folder.run.get("updated")),
         "resumed": [step for step in _list(folder.run.get("resumed")) if isinstance(step, int)],
         "charts": charts(folder.metrics),
         "demos": _demos(folder, media),

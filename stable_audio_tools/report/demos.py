@@ -61,6 +61,7 @@ def read_demos(folder: Path, notes: list[str]) -> list[DemoStep]:
     for step, path in sorted(_step_folders(folder)):
         try:
             entries = json.loads((path / "demos.json").read_text(encoding="utf-8"))
+            files = _files(path)
         except FileNotFoundError:
             continue
         except (OSError, ValueError, RecursionError) as error:
@@ -69,7 +70,6 @@ def read_demos(folder: Path, notes: list[str]) -> list[DemoStep]:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             notes.append(f"demos/{path.name}/demos.json is not a list of demos.")
             continue
-        files = _files(path)
         found[step] = DemoStep(step, [_clip(entry, path, files) for entry in entries])
     return [demo for demo in found.values() if demo.clips]
 

@@ -109,7 +109,7 @@ def _sound(content: bytes, suffix: str) -> tuple[bytes, str, bool]:
     audio, sample_rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     packed = io.BytesIO()
     soundfile.write(packed, audio, sample_rate, format="FLAC")
-    if packed.tell() <= FLAC_BYTES or sample_rate not in MP3_RATES or audio.shape[1] > 2:
+    if packed.getbuffer().nbytes <= FLAC_BYTES or sample_rate not in MP3_RATES or audio.shape[1] > 2:
         return packed.getvalue(), "audio/flac", False
     packed = io.BytesIO()
     soundfile.write(packed, audio, sample_rate, format="MP3")
@@ -126,7 +126,7 @@ def _picture(content: bytes) -> tuple[bytes, str, bool]:
         if len(content) > PICTURE_BYTES and features.check("webp"):
             packed = io.BytesIO()
             image.convert("RGB").save(packed, format="WEBP", quality=WEBP_QUALITY)
-            if packed.tell() < len(content):
+            if packed.getbuffer().nbytes < len(content):
                 return packed.getvalue(), "image/webp", True
     return content, mime, False
 

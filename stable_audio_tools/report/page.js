@@ -246,6 +246,7 @@ class Chart {
 
   /** Show the values nearest to `step`; null hides them. */
   point(step) {
+    if (!this.drawn) return;
     this.pointed = step;
     this.tip.hidden = step === null;
     this.cursor.replaceChildren();

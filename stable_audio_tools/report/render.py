@@ -29,7 +29,7 @@ NOT_REPEATED = ("recover", "ckpt_path", "config_file")  # options that resuming 
 def page(folder: RunFolder, data: Mapping[str, Any], media: Iterable[Media]) -> str:
     """The whole document."""
     script, style = _asset("page.js"), _asset("page.css")
-    name = _string(folder.run.get("name")) or folder.path.resolve().name
+    name = string(folder.run.get("name")) or folder.path.resolve().name
     return Template(_asset("page.html")).substitute(
         policy=_policy(script, style),
         style=style,
@@ -94,7 +94,7 @@ def _progress(run: Mapping[str, Any]) -> str:
 
 
 def _problem(run: Mapping[str, Any]) -> str:
-    error = _string(run.get("error"))
+    error = string(run.get("error"))
     return f'<p class="problem" role="alert"><strong>What went wrong:</strong> {escape(error)}</p>' if error else ""
 
 
@@ -110,7 +110,7 @@ def _facts(folder: RunFolder) -> list[tuple[str, str]]:
         ("Left", duration((last - step) / pace) if folder.running and step is not None and last and pace and last >= step else ""),
         *_losses(metrics),
         ("Parameters", _count(number(run.get("parameters")))),
-        ("Device", _string(run.get("device"))),
+        ("Device", string(run.get("device"))),
         ("Started", _date(run.get("started"))),
         ("Updated", _date(run.get("updated"))),
         (
@@ -140,7 +140,7 @@ def _losses(metrics: Metrics) -> list[tuple[str, str]]:
 def figure(value: Any) -> str:
     """A number in the digits that a person reads; other values as text."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return _string(value) or "–"
+        return string(value) or "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
@@ -167,11 +167,12 @@ def _count(value: float | None) -> str:
 
 def _date(value: Any) -> str:
     """An ISO date and time to the minute."""
-    text = _string(value)
+    text = string(value)
     return text[:16].replace("T", " ") + (" UTC" if text.endswith(("Z", "+00:00")) else "") if text else ""
 
 
-def _string(value: Any) -> str:
+def string(value: Any) -> str:
+    """Text as it is, nothing for None, other values as JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -183,7 +184,7 @@ def _definitions(pairs: list[tuple[str, str]]) -> str:
 
 def _versions(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     versions = run.get("versions")
-    return [(str(name), _string(version)) for name, version in versions.items()] if isinstance(versions, dict) else []
+    return [(str(name), string(version)) for name, version in versions.items()] if isinstance(versions, dict) else []
 
 
 def _setup(name: str, value: Any) -> str:
@@ -201,7 +202,7 @@ def resume_command(options: Any) -> str:
     words = ["stable-audio-tools", "train"]
     for name, value in options.items():
         if name not in NOT_REPEATED and value not in (None, "", False):
-            words += [f"--{str(name).replace('_', '-')}", *([] if value is True else [_string(value)])]
+            words += [f"--{str(name).replace('_', '-')}", *([] if value is True else [string(value)])]
     return shlex.join([*words, "--recover"])
 
 

@@ -7,7 +7,7 @@ report is rebuilt often and the next time it will be whole.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,6 @@ def read_json(path: Path, notes: list[str]) -> Any:
 
 def number(value: Any) -> float | None:
     """`value` where it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value
+    return value if abs(value) < sys.float_info.max else None

@@ -169,7 +169,7 @@ def autoencoder_clips(step: int, last: int, *, seconds: float = 1.024) -> list[d
 def make_run(run: Path, *, demo_steps: tuple = (0, 400, 2000), rows: int = 200, small: bool = True, **state) -> Path:
     """A complete run folder; `small` has three prompts of 0.3 s, otherwise the whole list and an autoencoder's demos too."""
     run.mkdir(parents=True)
-    last = max(demo_steps)
+    last = max(*demo_steps, 1)
     for name, value in (("config.json", MODEL), ("dataset.json", DATASET), ("args.json", OPTIONS), ("evaluation.json", EVALUATION)):
         (run / name).write_text(json.dumps(value))
     (run / "run.json").write_text(json.dumps(run_state(last, **state)))
