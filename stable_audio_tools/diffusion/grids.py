@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from stable_audio_tools.configs.errors import ConfigError
+
 from .objectives import Objective
 from .timesteps import DistributionShift
 
@@ -33,6 +35,7 @@ def schedule(objective: Objective, steps: int, *, length: int, shift: Distributi
 
     Raises:
         ValueError: no steps, or a start outside (0, 1].
+        ConfigError: the shift has no levels for this length or start.
     """
     if shift is None and objective.even_in_logsnr:
         return logsnr_grid(steps, sigma_max=sigma_max)
@@ -50,7 +53,7 @@ def linear_grid(steps: int, *, sigma_max: float = 1.0, shift: DistributionShift 
     else:
         ts = shift.shift(torch.linspace(_unshift(shift, sigma_max, length), 0, steps + 1, dtype=torch.float64), length)
     if (ts[1:-1] >= sigma_max).any():
-        raise ValueError(f"the noise level to start from, {sigma_max}, is below all that the model's distribution shift leads to")
+        raise ConfigError(f"the noise level to start from, {sigma_max}, is below all that the model's distribution shift leads to")
     return _pin_ends(ts, sigma_max)
 
 

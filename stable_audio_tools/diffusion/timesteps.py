@@ -16,6 +16,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from torch import Tensor
 
 from stable_audio_tools.configs.base import Family, StrictModel
+from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.configs.parse import validate
 
 from .seeds import derive_seed
@@ -262,6 +263,9 @@ class DistributionShift(StrictModel, ABC):
 
         Args:
             length: latent frames.
+
+        Raises:
+            ConfigError: the shift is not for sequences of this length.
         """
 
 
@@ -342,7 +346,7 @@ class LogSNRShift(DistributionShift):
     def shift(self, t: Tensor, length: int) -> Tensor:
         start = self.anchor_logsnr - self.rate * math.log2(length / self.anchor_length)
         if start >= self.logsnr_end:
-            raise ValueError(
+            raise ConfigError(
                 f"distribution shift 'logsnr' starts at logSNR {start:.2f} for a length of {length}, not below its logsnr_end "
                 f"{self.logsnr_end}; raise logsnr_end, or lower rate, anchor_logsnr or anchor_length"
             )

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.audio.io import to_channels
 from stable_audio_tools.audio.resample import resample
+from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.diffusion.grids import schedule
 from stable_audio_tools.diffusion.guidance import EVERYWHERE, Interval
 from stable_audio_tools.diffusion.samplers import Callback, Field, Prediction, find_sampler, noise_like
@@ -80,7 +81,8 @@ def generate_diffusion_cond(
         (B, C, sample_size) float32 audio, or (B, latent channels, frames) latents.
 
     Raises:
-        ConfigError: no such sampler, it does not fit the model's objective, or does not take an option.
+        ConfigError: no such sampler, it does not fit the model's objective, or does not take an option; metadata that do not suffice;
+            a length or start that the model's distribution shift has no schedule for.
         ValueError: the arguments do not fit each other or the model.
     """
     sampler = find_sampler(sampler_type, model.objective, sampler_options)
@@ -89,7 +91,7 @@ def generate_diffusion_cond(
     if init_audio is None and init_noise_level != 1:
         raise ValueError(f"init_noise_level is {init_noise_level} but there is no init_audio to keep anything of")
     if sampler.cfgpp and cfg_scale == 1:
-        raise ValueError(f"sampler {sampler_type!r} follows the unconditional prediction, which cfg_scale 1 leaves out; use 0 to below 1")
+        raise ConfigError(f"sampler {sampler_type!r} follows the unconditional prediction, which cfg_scale 1 leaves out; use 0 to below 1")
     frames = _frames(model, sample_size)
     ts = schedule(model.objective, steps, length=frames, shift=model.dist_shift, sigma_max=init_noise_level)
     batch_size = _batch_size(batch_size, conditioning, conditioning_tensors)

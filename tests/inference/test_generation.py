@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,6 +128,17 @@ def test_one_schedule_serves_training_length_shift_demos_and_generation(model):
         generate(each, steps=6, callback=lambda step: seen.append(step.t))  # noqa: B023  called before the loop goes on
         assert seen == schedule(each.objective, 6, length=SIZE // 16, shift=each.dist_shift)[:-1].tolist()
     assert not torch.allclose(generate(model), generate(shifted))
+
+
+def test_a_demo_is_what_generation_makes():
+    from stable_audio_tools.training.config import DiffusionCondDemoConfig
+    from stable_audio_tools.training.demos.diffusion import DiffusionCondDemoCallback
+
+    model = model_of(distribution_shift_options={"type": "constant", "shift": 5})
+    config = DiffusionCondDemoConfig(demo_steps=3, demo_cfg_scales=(2.0,), demo_cond=tuple(PROMPTS), seed=7)
+    demos = DiffusionCondDemoCallback(config, sample_size=SIZE, sample_rate=8000)
+    rendered = demos.render(SimpleNamespace(sampling_model=model, device=torch.device("cpu")))
+    assert torch.equal(torch.stack([demo.audio for demo in rendered]), generate(model))
 
 
 # variations

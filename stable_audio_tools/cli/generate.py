@@ -1,0 +1,372 @@
+"""`generate --model FILE or RUN_DIR --prompt TEXT`: audio files from a trained model, each with its settings beside it.
+
+Clip k of a command is made from seed + k alone, so the seed in its settings makes it again without the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.configs.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from stable_audio_tools.diffusion.samplers import Step
+    from stable_audio_tools.models.latent_diffusion import ConditionedDiffusion
+
+log = logging.getLogger(__name__)
+
+STEPS, CFG_SCALE = 50, 3.0  # chosen: where the model's demo settings do not say
+INIT_NOISE_LEVEL = 0.7  # chosen: keeps the course of the sound, changes its character
+SUFFIXES = (".wav", ".flac", ".ogg")
+OTHER_AUDIO = (".mp3", ".m4a", ".aac", ".opus", ".aif", ".aiff", ".wma")
+SLUG = 48  # characters of a prompt that a file name repeats
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, metavar="FILE|RUN_DIR", help="weights (safetensors), or the folder of a run")
+    add("--prompt", action="append", default=[], metavar="TEXT", help="what to make; repeat it for more clips")
+    add("--prompts-file", metavar="FILE", help="a text file with one prompt a line")
+    add("--negative-prompt", metavar="TEXT", help="what to guide away from")
+    add(
+        "--cond",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another condition of the model, for all clips; seconds_start is 0 and seconds_total the length unless given",
+    )
+    add("--seconds", type=_positive, metavar="S", help="length of each clip (default: that of the training clips)")
+    add("--steps", type=_whole(1), metavar="N", help=f"sampler steps (default: as in the model's demos, else {STEPS})")
+    add("--cfg-scale", type=_number, metavar="X", help=f"guidance, 1 is none (default: as in the model's demos, else {CFG_SCALE:g})")
+    add("--sampler", metavar="NAME", help="default: as in the model's demos, else the one for its objective")
+    add("--seed", type=_whole(0), metavar="N", help="of the first clip, the next has the next seed (default: a fresh one)")
+    add("--batch-size", type=_whole(1), default=8, metavar="N", help="clips made at once; it changes none of them (default: 8)")
+    add("--init-audio", metavar="FILE", help="make variations of this sound")
+    add(
+        "--init-noise-level",
+        type=_share,
+        metavar="X",
+        help=f"how far from --init-audio: above 0, nearly the same, to 1, unrelated (default: {INIT_NOISE_LEVEL})",
+    )
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: the GPU if there is one)")
+    add("--out", default="generated", metavar="FILE|DIR", help="an audio file for one clip, or a folder (default: generated)")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make, after the model's config has had its say.
+
+    metadata: of each clip. negative: of each clip, or None. sample_size: samples to generate; keep: samples to write.
+    """
+
+    metadata: list[dict[str, Any]]
+    negative: list[dict[str, Any]] | None
+    sample_size: int
+    keep: int
+    steps: int
+    cfg_scale: float
+    sampler: str
+    seeds: list[int]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    prompts = _prompts(args)
+    out = _check_out(args.out, max(1, len(prompts)))
+    if args.init_noise_level is not None and args.init_audio is None:
+        raise ConfigError("says how far to go from --init-audio, which is missing", source="--init-noise-level")
+    if args.init_audio:
+        from stable_audio_tools.audio.io import probe
+
+        probe(args.init_audio)  # before weights are read
+    from stable_audio_tools.models.pretrained import get_pretrained_model
+
+    model, config = get_pretrained_model(args.model)
+    if config["model_type"] != "diffusion_cond":
+        raise ConfigError(
+            f"model_type is {config['model_type']!r}; generate makes audio with 'diffusion_cond' models", f"--model {args.model}"
+        )
+    request = _request(args, prompts, model, config)  # type: ignore[arg-type]
+    for path in _generate(args, request, model, out):  # type: ignore[arg-type]
+        print(path)
+    return 0
+
+
+# what was asked for
+
+
+def _prompts(args: argparse.Namespace) -> list[str]:
+    prompts = list(args.prompt)
+    if args.prompts_file:
+        try:
+            text = Path(args.prompts_file).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigError(f"cannot be read: {reason}", source=f"--prompts-file {args.prompts_file}") from None
+        found = [line.strip() for line in text.splitlines() if line.strip()]
+        if not found:
+            raise ConfigError("has no prompt; write one a line", source=f"--prompts-file {args.prompts_file}")
+        prompts += found
+    return prompts
+
+
+def _check_out(text: str, count: int) -> Path:
+    """The output path, if it can become what it says: a file's folder exists, a folder can be made."""
+    out, source = Path(text), f"--out {text}"
+    if out.suffix.lower() in OTHER_AUDIO:
+        raise ConfigError(f"cannot write {out.suffix} files; name one that ends in {', '.join(SUFFIXES)}, or a folder", source=source)
+    if out.suffix.lower() in SUFFIXES:
+        if count > 1:
+            raise ConfigError(f"one file for {count} clips; name a folder", source=source)
+        if out.is_dir():
+            raise ConfigError("this is a folder; name a file, or a folder without such an ending", source=source)
+        if out.with_suffix(".json").exists() and not out.exists():
+            raise ConfigError(f"its settings would replace {out.with_suffix('.json')}; choose another name", source=source)
+        folder = out.parent
+    else:
+        folder = out
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        cause = f"{existing} cannot be written to" if existing.is_dir() else f"{existing} is a file"
+        raise ConfigError([Problem((), cause, "name another place")], source=source)
+    return out
+
+
+def _request(args: argparse.Namespace, prompts: list[str], model: ConditionedDiffusion, config: Mapping[str, Any]) -> Request:
+    from stable_audio_tools.diffusion.samplers import find_sampler
+
+    demo = (config.get("training") or {}).get("demo") or {}
+    rate, trained = config["sample_rate"], config["sample_size"]
+    keep = max(1, round(args.seconds * rate)) if args.seconds else trained
+    metadata = _metadata(args, prompts, model, config, keep / rate)
+    # A model that is told how long a sound is was trained on whole clips that end in silence, so it gets one.
+    told = "seconds_total" in metadata[0]
+    sampler = args.sampler or demo.get("sampler_type") or model.objective.default_sampler
+    find_sampler(sampler, model.objective)
+    seed = args.seed if args.seed is not None else secrets.randbelow(2**31)
+    cfg_scale = args.cfg_scale if args.cfg_scale is not None else float(next(iter(demo.get("demo_cfg_scales") or ()), CFG_SCALE))
+    return Request(
+        metadata=metadata,
+        negative=_negative(args, metadata, cfg_scale),
+        sample_size=max(keep, trained) if told else keep,
+        keep=keep,
+        steps=args.steps or demo.get("demo_steps") or STEPS,
+        cfg_scale=cfg_scale,
+        sampler=sampler,
+        seeds=[seed + index for index in range(len(metadata))],
+    )
+
+
+def _metadata(
+    args: argparse.Namespace, prompts: list[str], model: ConditionedDiffusion, config: Mapping[str, Any], seconds: float
+) -> list[dict[str, Any]]:
+    """The metadata of each clip: exactly what the model's conditioners read.
+
+    Raises:
+        ConfigError: a condition is missing, or given to a model that has none of its name.
+    """
+    conditioner, source = model.conditioner, f"--model {args.model}"
+    readable = {name: {name, conditioner.default_keys.get(name, name)} for name in conditioner.conditioners}
+    known = set().union(*readable.values())
+    given = dict(_key_value(text) for text in args.cond)
+    problems = [
+        Problem((), f"--cond {key}: the model has no such condition", did_you_mean(key, sorted(known))) for key in given if key not in known
+    ]
+    if prompts and "prompt" not in known:
+        problems.append(
+            Problem((), "--prompt: the model has no condition of that name", f"its conditions: {', '.join(readable) or 'none'}")
+        )
+    if prompts and "prompt" in given:
+        problems.append(Problem((), "--cond prompt: given by --prompt too", "keep one"))
+    shared = {key: value for key, value in _times(seconds, config).items() if key in known} | given
+    missing = [name for name, keys in readable.items() if not keys & (set(shared) | ({"prompt"} if prompts else set()))]
+    if missing:
+        fix = " ".join("--prompt TEXT" if name == "prompt" else f"--cond {name}=VALUE" for name in missing)
+        problems.append(Problem((), f"its conditions are {', '.join(readable)}; missing: {', '.join(missing)}", f"add {fix}"))
+    if problems:
+        raise ConfigError(problems, source=source)
+    return [shared | {"prompt": prompt} for prompt in prompts] or [shared]
+
+
+def _times(seconds: float, config: Mapping[str, Any]) -> dict[str, Any]:
+    """seconds_start and seconds_total; whole ones for conditioners that count them."""
+    conditioners = (config["model"].get("conditioning") or {}).get("configs", ())
+    counts = any(entry["id"] == "seconds_total" and entry["type"] == "int" for entry in conditioners)
+    return {"seconds_start": 0, "seconds_total": math.ceil(seconds) if counts or seconds == int(seconds) else seconds}
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    """`key=value`, where the value is JSON if it can be, else text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"expected KEY=VALUE, got {text!r}", source="--cond")
+    try:
+        return key.strip(), json.loads(value)
+    except ValueError:
+        return key.strip(), value
+
+
+def _negative(args: argparse.Namespace, metadata: list[dict[str, Any]], cfg_scale: float) -> list[dict[str, Any]] | None:
+    if args.negative_prompt is None:
+        return None
+    if "prompt" not in metadata[0]:
+        raise ConfigError("the model has no prompt to guide away from", source="--negative-prompt")
+    if cfg_scale == 1:
+        raise ConfigError("acts through guidance, and --cfg-scale 1 is none; choose another", source="--negative-prompt")
+    return [item | {"prompt": args.negative_prompt} for item in metadata]
+
+
+# the clips
+
+
+def _generate(args: argparse.Namespace, request: Request, model: ConditionedDiffusion, out: Path) -> Iterator[Path]:
+    """Make and save all clips, batch by batch; gives the path of each."""
+    from stable_audio_tools.audio.io import load_audio, save_audio
+    from stable_audio_tools.inference.generation import generate_diffusion_cond
+
+    model.to(_device(args.device))
+    level = INIT_NOISE_LEVEL if args.init_noise_level is None else args.init_noise_level
+    variation: dict[str, Any] = {}
+    if args.init_audio:
+        audio, rate = load_audio(args.init_audio, sample_rate=model.sample_rate, frames=request.sample_size)
+        variation = {"init_audio": (rate, audio), "init_noise_level": level}
+    count = len(request.metadata)
+    for start in range(0, count, args.batch_size):
+        chosen = slice(start, start + args.batch_size)
+        batch = generate_diffusion_cond(
+            model,
+            request.steps,
+            request.cfg_scale,
+            conditioning=request.metadata[chosen],
+            negative_conditioning=request.negative[chosen] if request.negative else None,
+            sample_size=request.sample_size,
+            seed=request.seeds[chosen],
+            sampler_type=request.sampler,
+            callback=_progress(f"clips {start + 1} to {min(chosen.stop, count)} of {count}", request.steps),
+            **variation,
+        )
+        for index, clip in enumerate(batch[..., : request.keep].cpu(), start):
+            path = _path(out, request.metadata[index].get("prompt", "clip"), request.seeds[index])
+            save_audio(path, clip, model.sample_rate)
+            _write_settings(path, _settings(args, request, model, index, variation))
+            yield path
+
+
+def _device(asked: str) -> str:
+    import torch
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no GPU can be used here; leave it out, or choose cpu", source="--device cuda")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def _progress(what: str, steps: int) -> Callable[[Step], None] | None:
+    """Shows how far the sampler is, on a terminal."""
+    if not sys.stderr.isatty():
+        log.info("%s", what)
+        return None
+
+    def show(step: Step) -> None:
+        print(f"\r{what}: step {step.index + 1} of {steps}", end="\n" if step.index + 1 == steps else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _path(out: Path, prompt: str, seed: int) -> Path:
+    """Where a clip goes; in a folder never over an earlier one."""
+    named = out.suffix.lower() in SUFFIXES
+    folder = out.parent if named else out
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder: {error.strerror}", source=f"--out {out}") from None
+    if named:
+        return out
+    words = re.sub(r"[^\w#]+", "_", prompt.lower()).strip("_")[:SLUG].rstrip("_") or "clip"
+    stem = f"{words}_seed{seed}"
+    names = [f"{stem}.wav", *(f"{stem}_{number}.wav" for number in range(2, 10_000))]
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
+def _settings(
+    args: argparse.Namespace, request: Request, model: ConditionedDiffusion, index: int, variation: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What repeats the clip."""
+    from stable_audio_tools import __version__
+
+    settings = {
+        "model": args.model,
+        **request.metadata[index],
+        "negative_prompt": args.negative_prompt,
+        "seed": request.seeds[index],
+        "seconds": request.keep / model.sample_rate,
+        "sample_rate": model.sample_rate,
+        "steps": request.steps,
+        "cfg_scale": request.cfg_scale,
+        "sampler": request.sampler,
+        "objective": model.objective.name,
+        "init_audio": args.init_audio,
+        "init_noise_level": variation.get("init_noise_level"),
+        "version": __version__,
+    }
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _write_settings(audio: Path, settings: Mapping[str, Any]) -> None:
+    path = audio.with_suffix(".json")
+    try:
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", source=str(path)) from None
+
+
+# flags
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of {least} or more, got {text!r}")
+        return value
+
+    return parse
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, at most 1, got {text!r}")
+    return value
