@@ -1,0 +1,105 @@
+"""All conditioners of a model: which metadata they read, what they do not touch, and the config section."""
+
+import copy
+
+import pytest
+import torch
+
+from stable_audio_tools.configs.errors import ConfigError
+from stable_audio_tools.configs.parse import validate
+from stable_audio_tools.models.conditioners import ConditioningConfig
+
+
+def conditioning(**changes):
+    document = {
+        "cond_dim": 8,
+        "configs": [
+            {"id": "prompt", "type": "bytes", "config": {"max_length": 8, "embed_dim": 8, "bigram_buckets": 16, "trigram_buckets": 16}},
+            {"id": "seconds", "type": "number", "config": {"max_val": 10.0, "output_dim": 4}},
+        ],
+        **changes,
+    }
+    return validate(ConditioningConfig, document, "conditioning")
+
+
+def test_every_condition_by_its_id_and_width():
+    config = conditioning()
+    made = config.build()([{"prompt": "a", "seconds": 1}, {"prompt": "b", "seconds": 2, "path": "x.wav"}], "cpu")
+    assert {name: condition.pooled.shape for name, condition in made.items()} == {"prompt": (2, 8), "seconds": (2, 4)}
+    assert [config.width(name) for name in config.ids] == [8, 4]
+
+
+def test_the_fallback_key_is_chosen_for_each_item_alone():
+    model = conditioning(default_keys={"prompt": "caption"}).build()
+    given = [{"caption": "x", "seconds": 0}, {"prompt": "y", "caption": "no", "seconds": 0}, {"prompt": None, "caption": "z", "seconds": 0}]
+    want = model([{"prompt": text, "seconds": 0} for text in "xyz"], "cpu")
+    torch.testing.assert_close(model(given, "cpu")["prompt"].pooled, want["prompt"].pooled, rtol=0, atol=0)
+
+
+def test_a_missing_key_names_the_item_the_id_and_what_is_there():
+    model = conditioning(default_keys={"prompt": "caption"}).build()
+    with pytest.raises(ConfigError) as error:
+        model([{"prompt": "a", "seconds": 1}, {"seconds": 1, "path": "x.wav"}], "cpu")
+    assert 'item 1 has no "prompt" or "caption", which the conditioner "prompt" reads; its keys: seconds, path' in str(error.value)
+    assert "conditioning.default_keys.prompt" in str(error.value)
+
+
+def test_a_bad_value_names_the_conditioner():
+    with pytest.raises(ConfigError, match=r'metadata: seconds\n  item 0: expected a number, got "1"'):
+        conditioning().build()([{"prompt": "a", "seconds": "1"}], "cpu")
+
+
+def test_lists_of_one_are_unwrapped_and_nothing_is_changed():
+    model = conditioning().build()
+    wrapped = ({"prompt": ["a bell"], "seconds": (3,), "tags": ["x"]},)
+    before = copy.deepcopy(wrapped)
+    made = model(wrapped, "cpu")
+    assert wrapped == before
+    plain = model([{"prompt": "a bell", "seconds": 3}], "cpu")
+    for name in made:
+        torch.testing.assert_close(made[name].pooled, plain[name].pooled, rtol=0, atol=0)
+
+
+def test_pre_encoded_tensors_are_taken_as_they_are():
+    model = conditioning(pre_encoded_keys=["prompt"]).build()
+    rows = torch.randn(2, 5, 8)
+    made = model([{"prompt": row, "seconds": 1} for row in rows], "cpu")["prompt"]
+    torch.testing.assert_close(made.tensor, rows)
+    assert made.mask is None and made.pooled is None
+    assert not any(parameter.requires_grad for parameter in model.conditioners["prompt"].parameters())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("text", "must be tensors"), (torch.zeros(4, 8), r"differ in shape: \[\(4, 8\), \(5, 8\)\]")]
+)
+def test_pre_encoded_tensors_of_another_kind_are_refused(value, message):
+    model = conditioning(pre_encoded_keys=["prompt"]).build()
+    with pytest.raises(ConfigError, match=message):
+        model([{"prompt": torch.zeros(5, 8), "seconds": 1}, {"prompt": value, "seconds": 1}], "cpu")
+
+
+NUMBER = {"type": "number", "config": {}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "message", "fix"),
+    [
+        ({"configs": [{"id": "a", **NUMBER}, {"id": "a", **NUMBER}]}, "configs[1].id", 'the id "a" is taken', "its own id"),
+        ({"configs": [{"id": "inpaint_mask", **NUMBER}]}, "configs[0].id", "made from the audio", "remove this"),
+        ({"configs": [{"id": "a.b", **NUMBER}]}, "configs[0].id", '"a.b" cannot name a part', "without dots"),
+        ({"configs": [{"id": "keys", **NUMBER}]}, "configs[0].id", '"keys" cannot name a part', "another id"),
+        (
+            {"configs": [{"id": "a", "type": "nummer", "config": {}}]},
+            "configs[0].type",
+            'unknown conditioner "nummer"',
+            'did you mean "number"?',
+        ),
+        ({"default_keys": {"promt": "caption"}}, "default_keys.promt", 'no conditioner "promt"', 'did you mean "prompt"?'),
+        ({"pre_encoded_keys": ["second"]}, "pre_encoded_keys[0]", 'no conditioner "second"', 'did you mean "seconds"?'),
+    ],
+)
+def test_bad_sections_say_where_and_what_to_do(changes, path, message, fix):
+    with pytest.raises(ConfigError) as error:
+        conditioning(**changes)
+    text = str(error.value)
+    assert path in text and message in text and fix in text
