@@ -143,8 +143,9 @@ def start_phases(logs: Tensor, stft: STFT) -> Tensor:
     """
     bins = torch.arange(logs.shape[-1], device=logs.device, dtype=logs.dtype)
     slope = torch.gradient(logs, dim=-1)[0]
-    frequency = 2 * math.pi * bins / stft.size + slope / (HANN_TIME_FREQUENCY_RATIO * stft.size)
-    steps = (frequency[..., 1:, :] + frequency[..., :-1, :]) * (stft.hop / 2)
+    turns = torch.remainder(bins * stft.hop, stft.size) / stft.size  # of the bin's own frequency in one hop; whole ones would cost digits
+    offsets = (slope[..., 1:, :] + slope[..., :-1, :]) * (stft.hop / stft.size / HANN_TIME_FREQUENCY_RATIO / 2)
+    steps = torch.remainder(2 * math.pi * turns + offsets + math.pi, 2 * math.pi) - math.pi
     first = -math.pi * bins + math.pi * bins.square() / len(bins) * (stft.hop / stft.size)
     phases = torch.cat([first.expand_as(logs[..., :1, :]), steps], dim=-2).cumsum(-2)
     return torch.polar(torch.ones_like(phases), phases)
