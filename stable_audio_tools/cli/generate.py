@@ -306,9 +306,11 @@ def _settings(
     """What repeats the clip."""
     from stable_audio_tools import __version__
 
+    conditions = dict(request.metadata[index])
     settings = {
         "model": args.model,
-        **request.metadata[index],
+        "prompt": conditions.pop("prompt", None),
+        "conditions": conditions or None,
         "negative_prompt": args.negative_prompt,
         "seed": request.seeds[index],
         "seconds": request.keep / model.sample_rate,

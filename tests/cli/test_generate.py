@@ -138,12 +138,12 @@ def test_steps_guidance_and_sampler_default_to_the_demos_of_the_model(tmp_path, 
 
 def test_other_conditions_are_given_by_key_and_times_are_known(generate, timed_model):
     status, (path,), _ = generate(timed_model, *BELL, "--cond", "genre=jazz", "--seconds", "0.2")
-    settings = json.loads(path.with_suffix(".json").read_text())
+    conditions = json.loads(path.with_suffix(".json").read_text())["conditions"]
     assert status == 0 and load_audio(path)[0].shape == (1, 1600)
-    assert (settings["genre"], settings["seconds_start"], settings["seconds_total"]) == ("jazz", 0, 0.2)
+    assert conditions == {"genre": "jazz", "seconds_start": 0, "seconds_total": 0.2}
     _, (path,), _ = generate(timed_model, *BELL, "--cond", "genre=rock", "--cond", "seconds_start=1.5", "--cond", "seconds_total=9")
-    settings = json.loads(path.with_suffix(".json").read_text())
-    assert (settings["genre"], settings["seconds_start"], settings["seconds_total"]) == ("rock", 1.5, 9)
+    conditions = json.loads(path.with_suffix(".json").read_text())["conditions"]
+    assert conditions == {"genre": "rock", "seconds_start": 1.5, "seconds_total": 9}
 
 
 def test_a_model_that_knows_durations_makes_a_whole_clip_and_cuts_it(generate, timed_model):
@@ -157,7 +157,7 @@ def test_a_model_that_knows_durations_makes_a_whole_clip_and_cuts_it(generate, t
 def test_a_condition_that_counts_seconds_gets_whole_ones(tmp_path, generate):
     model = saved(tmp_path / "model.safetensors", ("seconds_total", {"type": "int", "config": {"min_val": 0, "max_val": 60}}))
     _, (path,), _ = generate(model, *BELL, "--seconds", "0.2")
-    assert json.loads(path.with_suffix(".json").read_text())["seconds_total"] == 1
+    assert json.loads(path.with_suffix(".json").read_text())["conditions"] == {"seconds_total": 1}
 
 
 @pytest.mark.parametrize(
