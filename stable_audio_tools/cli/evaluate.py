@@ -53,6 +53,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
+    import torch
+
     from stable_audio_tools.models.pretrained import get_pretrained_model
 
     _check_writable(args)
@@ -61,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = _dataset(args.dataset_config, Path(args.model))
     sampling = Sampling(args.steps, args.cfg_scale, args.seed)
     keep = Path(args.save_audio) if args.save_audio else None
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     report = evaluate_diffusion_cond(model, config, dataset, sampling, num_prompts=args.num_prompts, save_audio=keep, name=args.model)
     print(report.to_markdown())
     if args.out:
@@ -164,14 +167,13 @@ def _save(folder: Path, audio: Tensor, conditioning: list[dict[str, Any]], sampl
 
 
 def _write_json(path: Path, report: Mapping[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    from stable_audio_tools.models.atomic_file import atomic_file
+
     try:
-        part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        with atomic_file(path) as file:
+            file.write((json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise ConfigError(f"cannot write the report: {error.strerror}", source=f"--out {path}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _whole(least: int) -> Callable[[str], int]:

@@ -142,13 +142,12 @@ class SyntheticDataset(Dataset):
         sample_size: T, samples in a clip. sample_rate: Hz. audio_channels: C, 1 or 2 (panned a little).
 
     Raises:
-        ConfigError: a sound is longer than the clip, or a note too high for the sample rate.
-        ValueError: neither mono nor stereo.
+        ConfigError: a sound is longer than the clip, a note too high for the sample rate, or neither mono nor stereo is wanted.
     """
 
     def __init__(self, config: SyntheticConfig, sample_size: int, sample_rate: int, audio_channels: int = 1):
         if audio_channels not in (1, 2):
-            raise ValueError(f"audio_channels is {audio_channels}; synthetic sounds are mono (1) or stereo (2)")
+            raise ConfigError(f"audio_channels is {audio_channels}; synthetic sounds are mono (1) or stereo (2)", "synthetic dataset")
         self.config, self.sample_size, self.sample_rate, self.audio_channels = config, sample_size, sample_rate, audio_channels
         self.combinations = config.combinations(config.split)
         self._by_instrument = _grouped(self.combinations)

@@ -349,5 +349,5 @@ def test_what_does_not_fit_the_clip_is_said_at_once():
 
 
 def test_more_than_stereo_is_refused():
-    with pytest.raises(ValueError, match=r"audio_channels is 4; synthetic sounds are mono \(1\) or stereo \(2\)"):
+    with pytest.raises(ConfigError, match=r"audio_channels is 4; synthetic sounds are mono \(1\) or stereo \(2\)"):
         dataset(audio_channels=4)
