@@ -120,7 +120,7 @@ class BytesConditioner(Conditioner):
             return Condition(self._tokens(hidden, mask), mask)
         hidden, mask = self._encode(torch.cat((prepared, prepared.new_zeros(1, self.max_length))))
         # Over sqrt(length) rather than length: a sum of independent embeddings then has the scale of one.
-        summed = (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).sqrt()
+        summed = (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).sqrt().to(hidden.dtype)
         pooled, null = self.to_pooled(summed).split((prepared.shape[0], 1))
         if self.to_tokens is None:
             return vector_condition(pooled)._replace(null=null)
