@@ -8,12 +8,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from stable_audio_tools.configs.errors import ConfigError
+from stable_audio_tools.configs.errors import ConfigError, Problem
 
 Facts = dict[str, Any]
+MODEL, DATASET = "model config", "dataset config"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One file: what it describes, what its data are in words, and what is wrong."""
+
+    file: str
+    facts: Facts = field(default_factory=dict)
+    report: tuple[str, ...] = ()
+    error: ConfigError | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"file": self.file, "ok": self.error is None, **self.facts, **(self.error.to_dict() if self.error else {})}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,37 +39,47 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check every file; returns 0 if all are good, else 2."""
-    results = [check_file(path, read_data=args.data) for path in args.configs]
+    results = [check_file(path) for path in args.configs]
+    if args.data:
+        rate = next((result.facts["sample_rate"] for result in results if "sample_rate" in result.facts), None)
+        results = [_with_data(result, rate) if result.facts.get("kind") == DATASET else result for result in results]
     if args.json:
-        print(json.dumps([{**facts, **(error.to_dict() if error else {})} for facts, error in results], indent=2))
+        print(json.dumps([result.to_dict() for result in results], indent=2))
     else:
-        for facts, error in results:
-            print(_table(facts) if error is None else f"error: {error}", file=sys.stdout if error is None else sys.stderr)
-    return 2 if any(error for _, error in results) else 0
+        _say(results)
+    return 2 if any(result.error for result in results) else 0
 
 
-def check_file(path: str, *, read_data: bool = False) -> tuple[Facts, ConfigError | None]:
+def check_file(path: str) -> Checked:
     """What a config file describes, or what is wrong with it."""
     from stable_audio_tools.configs.parse import read_json
 
     try:
         document, text = read_json(path)
-        describe = _dataset if _is_dataset(document) else _model
-        return {"file": path, "ok": True, **describe(document, path, text, read_data)}, None
+        return Checked(path, _dataset(path) if _is_dataset(document) else _model(document, path, text))
     except ConfigError as error:
-        return {"file": path, "ok": False}, error
+        return Checked(path, error=error)
+
+
+def _say(results: Sequence[Checked]) -> None:
+    """What is good on standard output, problems on standard error."""
+    for result in results:
+        if result.facts:
+            print("\n".join([*_table(result), *(f"  {line}" for line in result.report)]), flush=True)
+        if result.error is not None:
+            print(f"error: {result.error}", file=sys.stderr)
 
 
 def _is_dataset(document: Any) -> bool:
     return isinstance(document, Mapping) and "model_type" not in document and ("dataset_type" in document or "datasets" in document)
 
 
-def _model(document: Any, path: str, text: str, read_data: bool) -> Facts:
+def _model(document: Any, path: str, text: str) -> Facts:
     from stable_audio_tools.training.config import parse_run_config
 
     config = parse_run_config(document, path, text)
     return {
-        "kind": "model config",
+        "kind": MODEL,
         "type": config.model_type,
         "sample_rate": config.sample_rate,
         "sample_size": config.sample_size,
@@ -86,25 +111,41 @@ def _parameters(document: Mapping[str, Any]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _dataset(document: Any, path: str, text: str, read_data: bool) -> Facts:
+def _dataset(path: str) -> Facts:
     from stable_audio_tools.data.dataset import parse_dataset_config
 
-    config = parse_dataset_config(path)
-    return {"kind": "dataset config", "type": config.dataset_type}
+    return {"kind": DATASET, "type": parse_dataset_config(path).dataset_type}
 
 
-def _table(facts: Facts) -> str:
-    """The facts of one good config, for people."""
+def _with_data(checked: Checked, sample_rate: int | None) -> Checked:
+    """The same with what the audio is; a folder without a usable file is an error."""
+    from stable_audio_tools.configs.parse import read_json
+    from stable_audio_tools.data.check import check_data
+    from stable_audio_tools.data.dataset import parse_dataset_config
+
+    try:
+        report = check_data(parse_dataset_config(checked.file), sample_rate=sample_rate, thorough=True)
+    except ConfigError as error:
+        return Checked(checked.file, error=error)
+    empty = [(index, folder.path) for index, folder in enumerate(report.folders) if not folder.files]
+    problems = [Problem(("datasets", index, "path"), f"no usable audio file in {path}") for index, path in empty]
+    refusal = ConfigError(problems, checked.file, read_json(checked.file)[1]) if problems else None
+    return Checked(checked.file, {**checked.facts, "data": report.to_dict()}, tuple(report.lines()), refusal)
+
+
+def _table(checked: Checked) -> list[str]:
+    """The facts of one config, for people."""
+    facts = checked.facts
     rows = {"type": facts["type"]}
-    if facts["kind"] == "model config":
+    if facts["kind"] == MODEL:
         size, rate, channels = facts["sample_size"], facts["sample_rate"], facts["audio_channels"]
         sizes = facts["latent_shape"]
+        frames = f"{sizes[1]} frames of {facts['downsampling_ratio']} samples, {facts['frame_rate']:.4g} a second"
         rows["parameters"] = _count(sum(facts["parameters"].values())) + _shares(facts["parameters"])
         rows["clip"] = f"{size} samples at {rate} Hz, {size / rate:.2f} s, {'mono' if channels == 1 else f'{channels} channels'}"
-        rows["latents"] = (
-            f"{sizes[0]} channels x {sizes[1]} frames of {facts['downsampling_ratio']} samples, {facts['frame_rate']:.4g} a second"
-        )
-    return "\n".join([f"{facts['file']}: good {facts['kind']}", *(f"  {name:<11} {text}" for name, text in rows.items())])
+        rows["latents"] = f"{sizes[0]} channels x {frames}"
+    good = "" if checked.error else "good "
+    return [f"{checked.file}: {good}{facts['kind']}", *(f"  {name:<11} {text}" for name, text in rows.items())]
 
 
 def _shares(counts: Mapping[str, int]) -> str:

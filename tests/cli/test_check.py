@@ -4,7 +4,9 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -77,3 +79,47 @@ def test_machines_get_every_problem_with_its_place(tmp_path, capsys):
 def test_the_configs_that_come_with_the_project_are_good(path, capsys):
     assert main(["check", str(path)]) == 0
     assert "good" in capsys.readouterr().out
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """Two good files at two rates, one with a caption, and a broken one."""
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for name, rate in (("a", 8000), ("b", 16000)):
+        soundfile.write(folder / f"{name}.wav", 0.1 * np.random.default_rng(0).standard_normal(2 * rate), rate)
+    (folder / "a.txt").write_text("a hiss")
+    (folder / "broken.flac").write_bytes(b"fLaC")
+    return folder
+
+
+def test_the_data_are_read_and_counted(sounds, tmp_path, capsys):
+    data = write(tmp_path / "data.json", {"dataset_type": "audio_dir", "datasets": [{"id": "hiss", "path": str(sounds)}]})
+    assert main(["check", data]) == 0
+    assert "broken" not in capsys.readouterr().out
+    assert main(["check", "--data", data, write(tmp_path / "m.json", configs.text_to_audio())]) == 0
+    out = capsys.readouterr().out
+    assert "data.json: good dataset config" in out and "2 of 3 audio files can be used" in out
+    assert "/broken.flac: not audio" in out and "1 with, 1 without" in out
+    assert main(["check", "--data", "--json", data]) == 0
+    (facts,) = json.loads(capsys.readouterr().out)
+    assert facts["ok"] and facts["data"]["folders"][0]["files"] == 2
+
+
+def test_a_folder_with_nothing_usable_is_an_error_with_its_counts(sounds, tmp_path, capsys):
+    for file in sounds.glob("*.wav"):
+        file.unlink()
+    data = write(tmp_path / "data.json", {"dataset_type": "audio_dir", "datasets": [{"id": "hiss", "path": str(sounds)}]})
+    assert main(["check", "--data", data]) == 2
+    shown = capsys.readouterr()
+    assert "0 of 1 audio files can be used" in shown.out and "/broken.flac: not audio" in shown.out and "good" not in shown.out
+    assert "data.json:6:15  datasets[0].path" in shown.err and f"no usable audio file in {sounds}" in shown.err
+    assert main(["check", "--data", "--json", data]) == 2
+    (facts,) = json.loads(capsys.readouterr().out)
+    assert not facts["ok"] and facts["problems"][0]["path"] == "datasets[0].path" and facts["data"]["usable"] is False
+
+
+def test_a_missing_folder_is_found_when_the_data_are_read(tmp_path, capsys):
+    data = write(tmp_path / "data.json", {"dataset_type": "audio_dir", "datasets": [{"id": "hiss", "path": str(tmp_path / "none")}]})
+    assert main(["check", "--data", data]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
