@@ -241,7 +241,7 @@ def test_what_a_caller_can_get_wrong_is_said():
     cond = conditions(model)
     with pytest.raises(ValueError, match="there is no condition 'prompt', which the model takes by cross_attention_cond_ids; given: none"):
         model(x, t, {})
-    with pytest.raises(ValueError, match="exit_layer_ix goes with cfg_scale 1, got 2.0"):
+    with pytest.raises(ValueError, match="exit_layer_ix goes with cfg_scale 1, got 2"):
         model(x, t, cond, cfg_scale=2.0, exit_layer_ix=0)
     with pytest.raises(ValueError, match="latents have 3 channels, the model has io_channels 4"):
         model(x[:, :3], t, cond)
