@@ -206,8 +206,13 @@ DATASETS: list[Row] = [
     ("unknown instrument", CHECK_DATA, data(dataset_type="synthetic", instruments=["kazoo"]), ("instruments[0]", "kazoo")),
     ("missing folder", TRAIN_ON_DATA, audio_dir("nowhere"), ("nowhere",)),
     ("file for a folder", TRAIN_ON_DATA, audio_dir("model.json"), ("model.json",)),
-    ("empty folder", TRAIN_ON_DATA, sounds(), ("sounds", "0")),
-    ("only broken files", TRAIN_ON_DATA, sounds(("a.wav", WAV_HEADER), ("b.flac", b"")), ("sounds", "2")),
+    ("empty folder", TRAIN_ON_DATA, sounds(), ("sounds: no audio files in this folder", ".wav")),
+    (
+        "only broken files",
+        TRAIN_ON_DATA,
+        sounds(("a.wav", WAV_HEADER), ("b.flac", b"")),
+        ("sounds: none of 2 audio files can be used", "a.wav", "b.flac"),
+    ),
     ("missing dataset config", [*TRAIN, "--dataset-config", "dta.json"], nothing, ("dta.json: no such file",)),
     ("code without leave", TRAIN_ON_DATA, audio_dir("sounds", custom_metadata_module="x.py"), ("custom_metadata_module", "--allow-code")),
 ]
@@ -257,6 +262,12 @@ def weights(kind: str, name: str = "weights.ckpt") -> Spoil:
             file.write_bytes(pickle.dumps(Payload()))
         elif kind == "other model":
             torch.save({"state_dict": {"generator.conv.weight": torch.zeros(3, 3)}}, file)
+        elif kind == "smaller model":
+            from stable_audio_tools.models.factory import create_model_from_config
+
+            document = configs.text_to_audio()
+            put(document, DIT + "depth", 1)
+            torch.save({"state_dict": create_model_from_config(document).state_dict()}, file)
 
     return spoil
 
@@ -270,7 +281,8 @@ CHECKPOINTS: list[Row] = [
     ("cut weights", PRETRAINED, weights("cut"), ("weights.ckpt",)),
     ("text for weights", [*TRAIN, "--pretrained-ckpt-path", "model.json"], nothing, ("model.json",)),
     ("broken safetensors", [*TRAIN, "--pretrained-ckpt-path", "w.safetensors"], text("w.safetensors", b"\xff" * 64), ("w.safetensors",)),
-    ("weights of another model", PRETRAINED, weights("other model"), ("weights.ckpt", "does not fit this model", "--allow-partial")),
+    ("weights of another model", PRETRAINED, weights("other model"), ("weights.ckpt: does not fit this model", "generator.conv.weight")),
+    ("weights of a smaller model", PRETRAINED, weights("smaller model"), ("weights.ckpt: does not fit this model", "--allow-partial")),
     ("program in a checkpoint", PRETRAINED, weights("payload"), ("weights.ckpt",)),
     ("program in a pickle", PRETRAINED, weights("pickle"), ("weights.ckpt",)),
     (

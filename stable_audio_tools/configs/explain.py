@@ -60,7 +60,7 @@ class Fault:
 def explain(error: ValidationError, root: Place) -> list[Problem]:
     """Everything that `error` reports about the document at `root`, each thing once."""
     faults = [_fault(detail, root) for detail in error.errors(include_url=False)]
-    problems = [problem for fault in _one_per_union(faults) for problem in _problems(fault)]
+    problems = [problem for fault in _one_per_union(_without_recounts(faults)) for problem in _problems(fault)]
     return _without_echoes(problems)
 
 
@@ -75,6 +75,12 @@ def _fault(detail: Any, root: Place) -> Fault:
             path, parent = (*path, segment), place
         place = reached
     return Fault(detail, path, place, parent, root, union)
+
+
+def _without_recounts(faults: list[Fault]) -> list[Fault]:
+    """Pydantic counts the good entries of a list; "too short" for the bad ones, which have faults of their own, is no news."""
+    inside = {fault.path[:depth] for fault in faults for depth in range(len(fault.path))}
+    return [fault for fault in faults if not (fault.kind == "too_short" and fault.path in inside)]
 
 
 def _one_per_union(faults: Iterable[Fault]) -> list[Fault]:

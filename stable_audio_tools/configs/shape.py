@@ -203,6 +203,6 @@ def _words(option: Any) -> str:
         return "an object"
     if kind in (tuple, list) and arguments:
         items, _ = _options(arguments[0])
-        plural = PLURALS.get(_kind(items[0]), "values") if len(items) == 1 else "values"
+        plural = "objects" if any(map(_is_model, items)) else PLURALS.get(_kind(items[0]), "values") if len(items) == 1 else "values"
         return f"a list of {plural}" if kind is list or Ellipsis in arguments else f"a list of {len(arguments)} {plural}"
     return WORDS.get(kind, "another type")

@@ -51,7 +51,7 @@ Encoder = Annotated[StrictModel, ENCODERS]
 
 class Body(StrictModel):
     encoder: Encoder
-    extras: tuple[Encoder, ...] = ()
+    extras: tuple[Encoder, ...] = Field((), min_length=1)
     weights: dict[str, float] = Field({})
     pretransform: Encoder | None = None
 
@@ -141,6 +141,7 @@ CASES = [
         'did you mean "snake"?',
     ),
     (params(activation=3), ENC + ".activation", 'expected one of "snake", "elu", got 3', ""),
+    (document(extras=[]), "model.extras", "expected a list of objects, but it is empty", ""),
     # unions are one problem
     (params(levels="5"), ENC + ".levels", "expected a whole number or a list of whole numbers", "remove the quotes: 5"),
     (params(levels=[1, "a"]), ENC + ".levels[1]", 'expected a whole number, got the text "a"', ""),
