@@ -38,6 +38,7 @@ def build_report(run_dir: Path) -> Path:
         "status": render.status(folder.run),
         "updated": render.string(folder.run.get("updated")),
         "resumed": [step for step in _list(folder.run.get("resumed")) if isinstance(step, int)],
+        "last_step": max((series.steps[-1] for series in folder.metrics.series.values()), default=0),
         "charts": charts(folder.metrics),
         "demos": _demos(folder, media),
     }

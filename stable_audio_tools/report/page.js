@@ -28,11 +28,12 @@ function figure(value) {
 
 /** What the reader has chosen outlives a reload of a running report; a browser that forbids storage forgets. */
 const choices = {
+  key: `report ${location.pathname}`,
   read() {
-    try { return JSON.parse(sessionStorage.getItem("report")) || {}; } catch { return {}; }
+    try { return JSON.parse(sessionStorage.getItem(this.key)) || {}; } catch { return {}; }
   },
   write(more) {
-    try { sessionStorage.setItem("report", JSON.stringify({ ...this.read(), ...more })); } catch { /* forgotten */ }
+    try { sessionStorage.setItem(this.key, JSON.stringify({ ...this.read(), ...more })); } catch { /* forgotten */ }
   },
 };
 
@@ -40,7 +41,7 @@ const choices = {
 
 const LONG = 20; // a series with more points than this is smoothed, a shorter one is drawn with a dot at each point
 const EDGE = { left: 54, right: 12, top: 10, bottom: 24 };
-const lastStep = Math.max(1, ...data.charts.flatMap((chart) => chart.series.flatMap((s) => s.steps.slice(-1))));
+const lastStep = Math.max(1, data.last_step);
 const allCharts = [];
 let smoothing = choices.read().smoothing ?? 0.7;
 

@@ -215,27 +215,41 @@ def _evaluation(value: Any) -> str:
 
 
 def _tables(value: Mapping[str, Any], title: str = "") -> str:
-    """A nested mapping as tables: plain values by name, mappings of plain values as the rows of one table, deeper ones below."""
-    plain = {name: item for name, item in value.items() if not isinstance(item, (dict, list))}
-    lists = {name: ", ".join(figure(entry) for entry in item) for name, item in value.items() if isinstance(item, list)}
-    rows = {name: item for name, item in value.items() if isinstance(item, dict) and not any(isinstance(v, dict) for v in item.values())}
-    deeper = {name: item for name, item in value.items() if isinstance(item, dict) and name not in rows}
-    parts = []
-    if plain or lists:
-        heading = f"<h3>{escape(_words(title))}</h3>" if title else ""
-        values = [(_words(name), figure(item)) for name, item in (plain | lists).items()]
-        parts.append(f'<div class="plain">{heading}<dl class="facts">{_definitions(values)}</dl></div>')
-    if rows:
-        columns = tuple(dict.fromkeys(column for row in rows.values() for column in row))
-        parts.append(_table(title, columns, {name: tuple(row.get(column) for column in columns) for name, row in rows.items()}))
-    parts += [_tables(item, f"{title} · {name}" if title else str(name)) for name, item in deeper.items()]
-    return "".join(parts)
+    """A nested mapping as HTML: plain values as a list of facts, a mapping of like rows as a table, deeper ones below it."""
+    if _is_table(value):
+        return _table(title, value)
+    deeper = {name: item for name, item in value.items() if isinstance(item, dict) and not _is_share(item)}
+    facts = [(_words(name), _cell(item)) for name, item in value.items() if name not in deeper]
+    heading = f"<h3>{escape(_words(title))}</h3>" if title else ""
+    parts = [f'<div class="plain">{heading}<dl class="facts">{_definitions(facts)}</dl></div>'] if facts else []
+    return "".join(parts + [_tables(item, f"{title} · {name}" if title else str(name)) for name, item in deeper.items()])
 
 
-def _table(title: str, columns: tuple[str, ...], rows: Mapping[str, tuple[Any, ...]]) -> str:
+def _is_table(value: Mapping[str, Any]) -> bool:
+    rows = value.values()
+    return bool(rows) and all(isinstance(row, dict) and not _is_share(row) and all(map(_is_cell, row.values())) for row in rows)
+
+
+def _is_cell(value: Any) -> bool:
+    return not isinstance(value, dict) or _is_share(value)
+
+
+def _is_share(value: Any) -> bool:
+    """A measured share with its interval, as `evaluation` writes it."""
+    return isinstance(value, dict) and all(number(value.get(key)) is not None for key in ("share", "low", "high"))
+
+
+def _cell(value: Any) -> str:
+    if _is_share(value):
+        return f"{value['share']:.1%} ({100 * value['low']:.0f} to {100 * value['high']:.0f})"
+    return ", ".join(map(figure, value)) if isinstance(value, list) else figure(value)
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     head = "".join(f'<th scope="col">{escape(_words(column))}</th>' for column in columns)
     body = "".join(
-        f'<tr><th scope="row">{escape(_words(name))}</th>{"".join(f"<td>{escape(figure(cell))}</td>" for cell in row)}</tr>'
+        f'<tr><th scope="row">{escape(_words(name))}</th>{"".join(f"<td>{escape(_cell(row.get(column)))}</td>" for column in columns)}</tr>'
         for name, row in rows.items()
     )
     caption = f"<caption>{escape(_words(title))}</caption>" if title else ""

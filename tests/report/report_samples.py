@@ -24,6 +24,13 @@ PROMPTS = (
     ("a square wave playing F#3, loud", 185.0, 0.7, 0.5),
     ("a noise burst, soft", 0.0, 0.15, 9.0),
 )
+
+
+def share(hits: int, of: int) -> dict[str, float]:
+    """A measured share as `evaluation` writes it."""
+    return {"share": hits / of, "low": max(0.0, hits / of - 0.08), "high": min(1.0, hits / of + 0.05), "hits": hits, "of": of}
+
+
 MODEL = {
     "model_type": "diffusion_cond",
     "sample_rate": RATE,
@@ -62,12 +69,23 @@ OPTIONS = {
     "allow_partial": True,
 }
 EVALUATION = {
-    "clips": 48,
-    "recipe": "48 held-out prompts, 50 Euler steps, CFG 1.5",
-    "measures": {
-        "generated": {"pitch_within_50_cents": 0.979, "instrument": 0.938, "median_cents": 2.61, "silent": 0.0},
-        "real": {"pitch_within_50_cents": 1.0, "instrument": 1.0, "median_cents": 2.58, "silent": 0.0},
-        "white noise": {"pitch_within_50_cents": 0.048, "instrument": 0.125, "median_cents": 412.0, "silent": None},
+    "recipe": {"prompts": "48 held-out prompts", "steps": 50, "cfg_scale": 1.5, "seed": 0},
+    "pitched": {
+        "model": {"pitch": share(47, 48), "median_cents": 2.61, "instrument": share(45, 48), "loudness_error_db": 1.2, "silence": 0.0},
+        "real sounds": {
+            "pitch": share(48, 48),
+            "median_cents": 2.58,
+            "instrument": share(48, 48),
+            "loudness_error_db": 0.4,
+            "silence": 0.0,
+        },
+        "white noise": {
+            "pitch": share(2, 48),
+            "median_cents": 412.0,
+            "instrument": share(6, 48),
+            "loudness_error_db": 7.9,
+            "silence": None,
+        },
     },
 }
 

@@ -48,7 +48,8 @@ def test_a_complete_page(browser, complete, form):
     page.wait("rows.length && rows[0].ready && rows[0].image.naturalWidth === 640")
     assert page.run("document.documentElement.scrollWidth") <= width
     assert page.run("allCharts.length") == 4
-    page.wait(f"({CURVE.format(0)} || '').split('L').length > 150")
+    page.wait("allCharts[0].drawn")
+    assert page.run(CURVE.format(0)).count("L") > 150
     assert page.run("matchMedia('(prefers-color-scheme: dark)').matches") is dark
     assert page.run("rows.length") == 3
     assert_quiet(page, complete)
@@ -93,12 +94,14 @@ def test_one_sound_at_a_time(browser, complete):
     page = opened(browser, complete)
     page.wait("rows[0].ready")
     assert page.run("document.querySelectorAll('audio').length") == 1
+    page.run("$('loop').click()")
     for row in range(3):
         page.run(f"rows[{row}].wake(); rows[{row}].button.click()")
         page.wait("!audio.paused && audio.currentTime > 0.05")
         assert page.run("audio.duration") == pytest.approx(0.3, abs=0.01)
         assert page.run("rows.map((row) => row.node.classList.contains('active'))") == [i == row for i in range(3)]
         assert page.run(f"rows[{row}].button.getAttribute('aria-label')").startswith("Pause")
+    page.run("$('loop').click()")
     page.wait("audio.ended && rows[2].button.getAttribute('aria-label').startsWith('Play')")
     assert_quiet(page, complete)
 
@@ -121,7 +124,7 @@ def test_the_slider_chooses_the_step_of_every_row(browser, complete):
 def test_a_thumbnail_plays_its_step(browser, complete):
     page = opened(browser, complete)
     page.wait("rows[0].ready")
-    page.run("rows[0].strip.querySelectorAll('button')[2].click()")
+    page.run("$('loop').click(); rows[0].strip.querySelectorAll('button')[2].click()")
     page.wait("!audio.paused && selected === 2")
     assert page.run("audio.src === address(rows[0].spec.clips[2].sound)")
 
@@ -181,7 +184,7 @@ def test_clicking_the_spectrogram_seeks(browser, complete):
 
 def test_curves_answer_to_pointer_keys_smoothing_and_log(browser, complete):
     page = opened(browser, complete)
-    page.wait(f"{CURVE.format(0)}")
+    page.wait("allCharts[0].drawn")
     left, top, width = page.run(
         "(() => { const box = allCharts[0].plot.getBoundingClientRect(); return [box.left, box.top, box.width]; })()"
     )
@@ -220,7 +223,7 @@ def test_gaps_and_marks_where_there_is_no_number(browser, tmp_path):
         lines[row] = ",".join(cells)
     write_metrics(tmp_path, lines)
     page = opened(browser, build_report(tmp_path))
-    page.wait(f"{CURVE.format(0)}")
+    page.wait("allCharts[0].drawn")
     path = page.run(CURVE.format(0))
     assert path.count("M") == 2
     assert path.count("L") > 300
