@@ -262,6 +262,10 @@ def weights(kind: str, name: str = "weights.ckpt") -> Spoil:
             file.write_bytes(pickle.dumps(Payload()))
         elif kind == "other model":
             torch.save({"state_dict": {"generator.conv.weight": torch.zeros(3, 3)}}, file)
+        elif kind == "bare":
+            from safetensors.torch import save_file
+
+            save_file({"generator.conv.weight": torch.zeros(3, 3)}, file)
         elif kind == "smaller model":
             from stable_audio_tools.models.factory import create_model_from_config
 
@@ -297,6 +301,19 @@ CHECKPOINTS: list[Row] = [
 ]
 
 
+GENERATE = ["generate", "--prompt", "a bell", "--model", "weights.safetensors"]
+TRAINED: list[Row] = [
+    ("generate without a model", ["generate", "--prompt", "a bell"], nothing, ("--model",)),
+    ("generate with a missing model", GENERATE, nothing, ("weights.safetensors", "no such")),
+    ("generate with a folder that is no run", ["generate", "--prompt", "a bell", "--model", "."], nothing, ("model.safetensors", "exports/")),
+    ("generate with weights that lack a config", GENERATE, weights("bare", "weights.safetensors"), ("weights.safetensors", "config")),
+    ("generate in no steps", [*GENERATE, "--steps", "0"], nothing, ("--steps", "0")),
+    ("generate into a strange format", [*GENERATE, "--out", "a.mp3"], nothing, ("a.mp3", ".wav")),
+    ("evaluate of a missing run", ["evaluate", "--model", "no/such/run"], nothing, ("no/such/run", "no such")),
+    ("evaluate of one prompt", ["evaluate", "--model", "runs/mine", "--num-prompts", "1"], nothing, ("--num-prompts", "1")),
+]
+
+
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(folder.rglob("*"))}
 
@@ -321,7 +338,7 @@ def assert_refused(status: int, message: str, expected: tuple[str, ...], folder:
     assert listing(folder) == before
 
 
-ROWS = [*FILES, *MODELS, *DATASETS, *FLAGS, *CHECKPOINTS]
+ROWS = [*FILES, *MODELS, *DATASETS, *FLAGS, *CHECKPOINTS, *TRAINED]
 
 
 @pytest.mark.parametrize(("argv", "spoil", "expected"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
