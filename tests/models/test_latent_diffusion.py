@@ -156,10 +156,11 @@ def test_guidance_of_what_cannot_be_left_out_is_reported_once(caplog):
     ]
 
 
-def test_an_unused_conditioner_is_reported_and_frozen(caplog):
+def test_an_unused_conditioner_is_reported_and_neither_trains_nor_reads(caplog):
     with caplog.at_level(logging.WARNING):
         model = build(*ROUTES["global token"], conditioners=[SECONDS])
     assert 'the conditioner "seconds" has no effect' in caplog.text
+    assert list(conditions(model)) == ["prompt"]
     assert not any(p.requires_grad for p in model.conditioner.conditioners["seconds"].parameters())
 
 
@@ -275,6 +276,19 @@ def test_it_runs_in_lower_precision_near_the_full_result(precision):
     out = low(x.to(precision), t, conditions(low))
     assert out.dtype == precision
     torch.testing.assert_close(out.float(), full, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "more", [{"attn_kwargs": {"qk_norm": "ln"}}, {"conformer": True}, {"remove_norms": True, "attn_kwargs": {"qk_norm": "dyt"}}]
+)
+def test_it_trains_in_mixed_precision(more):
+    ids, widths = ROUTES["global adaLN"]
+    model = build(ids, {**widths, **more})
+    x, t = noisy()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(x, t, conditions(model), cfg_dropout_prob=0.5)
+    out.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_it_learns():

@@ -57,10 +57,8 @@ class ConditioningConfig(StrictModel):
         """
         tokens, pooled = (self.ids if used is None else used for used in (tokens, pooled))
         built = {c.id: c.build(self.cond_dim, tokens=c.id in tokens or c.id not in pooled, pooled=c.id in pooled) for c in self.configs}
-        for name, conditioner in built.items():
-            if name in self.pre_encoded_keys or name not in {*tokens, *pooled}:
-                conditioner.requires_grad_(False)
-        return MultiConditioner(built, default_keys=self.default_keys, pre_encoded_keys=self.pre_encoded_keys)
+        idle = [name for name in self.ids if name not in {*tokens, *pooled}]
+        return MultiConditioner(built, default_keys=self.default_keys, pre_encoded_keys=self.pre_encoded_keys, idle=idle)
 
     def _id_problems(self) -> Iterator[Problem]:
         for index, name in enumerate(self.ids):

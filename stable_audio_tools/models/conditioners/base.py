@@ -97,6 +97,7 @@ class MultiConditioner(nn.Module):
         conditioners: id to conditioner.
         default_keys: id to the metadata key that is read where an item lacks the id itself.
         pre_encoded_keys: ids whose metadata are finished tensors, taken as they are.
+        idle: ids that nothing uses: they keep their weights, for the checkpoint's sake, and read no metadata.
     """
 
     def __init__(
@@ -105,18 +106,23 @@ class MultiConditioner(nn.Module):
         *,
         default_keys: Mapping[str, str] | None = None,
         pre_encoded_keys: Sequence[str] = (),
+        idle: Sequence[str] = (),
     ):
         super().__init__()
         self.conditioners = nn.ModuleDict(conditioners)
         self.default_keys, self.pre_encoded_keys = dict(default_keys or {}), tuple(pre_encoded_keys)
+        self.idle = tuple(idle)
+        for name in (*self.pre_encoded_keys, *self.idle):
+            self.conditioners[name].requires_grad_(False)
 
     def forward(self, batch_metadata: Sequence[Metadata], device: torch.device | str) -> dict[str, Condition]:
-        """The condition of each id for B items. The metadata are only read.
+        """The condition of each id in use for B items. The metadata are only read.
 
         Raises:
             ConfigError: an item lacks a key, or a value is of the wrong kind.
         """
-        return {name: self._condition(name, conditioner, batch_metadata, device) for name, conditioner in self.conditioners.items()}
+        used = {name: conditioner for name, conditioner in self.conditioners.items() if name not in self.idle}
+        return {name: self._condition(name, conditioner, batch_metadata, device) for name, conditioner in used.items()}
 
     def _condition(self, name: str, conditioner: Any, batch_metadata: Sequence[Metadata], device: torch.device | str) -> Condition:
         values = [self._value(name, index, item) for index, item in enumerate(batch_metadata)]
