@@ -362,7 +362,7 @@ def test_bad_input_is_refused_by_a_real_process(name, folder):
 @pytest.mark.parametrize("what", ["config", "folder of sounds", "run folder"])
 def test_permission_is_missing(what, folder, capsys):
     (folder / "sounds").mkdir()
-    soundfile.write(folder / "sounds" / "a.wav", np.zeros(8000), 8000)
+    soundfile.write(folder / "sounds" / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(8000), 8000)
     (folder / "runs").mkdir()
     audio_dir("sounds")(folder)
     locked = folder / {"config": "model.json", "folder of sounds": "sounds", "run folder": "runs"}[what]
