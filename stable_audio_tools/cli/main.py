@@ -73,7 +73,7 @@ def _overview() -> str:
 def _quiet_libraries() -> None:
     """Our messages on standard error; the libraries' chatter only where it asks for action."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "wandb", "torch", "PIL"):
+    for name in ("wandb", "torch", "PIL"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*ModelSummary.*"):
         warnings.filterwarnings("ignore", message=message)

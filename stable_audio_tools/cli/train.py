@@ -235,6 +235,8 @@ def _trainer(plan: Plan, loaders: Loaders, page: Any) -> tuple[Any, Any]:
     from stable_audio_tools.training.loggers import create_loggers
     from stable_audio_tools.training.progress import RunProgress
 
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # only now: its import sets its own level
     options = plan.options
     checkpoint = RunCheckpoint(plan.folder / "checkpoints", every=options["checkpoint_every"], keep=options["save_top_k"])
     signals = SignalGuard(checkpoint)

@@ -35,7 +35,8 @@ class RunCheckpoint(Checkpoint):
         self._last = pl_module.train_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.every and pl_module.train_step % self.every == 0:
+        # A run that is about to stop is saved here: once Lightning has left the epoch, the position in it is lost.
+        if trainer.should_stop or (self.every and pl_module.train_step % self.every == 0):
             self.save(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:

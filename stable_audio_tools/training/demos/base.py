@@ -7,7 +7,6 @@ and training goes on.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -20,11 +19,13 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
 from stable_audio_tools.audio.io import save_audio
 from stable_audio_tools.audio.spectrogram import save_spectrogram
+from stable_audio_tools.inference.generation import evaluation_mode
 from stable_audio_tools.training.loggers import log_demo
+from stable_audio_tools.training.run_folder import write_json
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class DemoCallback(Callback):
         folder = root / f"step_{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         entries = [self._save_one(trainer, demo, folder, index, step) for index, demo in enumerate(demos)]
-        (folder / "demos.json").write_text(json.dumps(entries, indent=1))
+        write_json(folder / "demos.json", entries)
         log.info("step %d: %d demos in %s", step, len(entries), folder)
 
     def _save_one(self, trainer: pl.Trainer, demo: Demo, folder: Path, index: int, step: int) -> dict[str, Any]:
@@ -126,15 +127,3 @@ def isolated_random_state() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numbers)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module of `model` in eval mode and give each its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
