@@ -28,13 +28,25 @@ def text_to_audio(**training: Any) -> dict[str, Any]:
                     "diffusion_objective": "rectified_flow",
                     "cross_attention_cond_ids": ["prompt"],
                     "global_cond_ids": ["prompt"],
-                    "config": {"io_channels": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "cond_token_dim": 16, "global_cond_dim": 16, "global_cond_type": "adaLN"},
+                    "config": {
+                        "io_channels": 16,
+                        "embed_dim": 32,
+                        "depth": 2,
+                        "num_heads": 2,
+                        "cond_token_dim": 16,
+                        "global_cond_dim": 16,
+                        "global_cond_type": "adaLN",
+                    },
                 },
             },
             "training": {
                 "learning_rate": 1e-3,
                 "timestep_sampler": "logit_normal",
-                "demo": {"demo_every": 1000, "demo_steps": 2, "demo_cond": [{"prompt": "a bell playing A4, soft"}, {"prompt": "a noise burst, loud"}]},
+                "demo": {
+                    "demo_every": 1000,
+                    "demo_steps": 2,
+                    "demo_cond": [{"prompt": "a bell playing A4, soft"}, {"prompt": "a noise burst, loud"}],
+                },
                 **training,
             },
         }
@@ -50,10 +62,21 @@ def autoencoder(**training: Any) -> dict[str, Any]:
             "sample_size": 2048,
             "audio_channels": 2,
             "model": {
-                "encoder": {"type": "oobleck", "config": {"in_channels": 2, "channels": 8, "c_mults": [1, 2], "strides": [4, 4], "latent_dim": 8, "use_snake": True}},
+                "encoder": {
+                    "type": "oobleck",
+                    "config": {"in_channels": 2, "channels": 8, "c_mults": [1, 2], "strides": [4, 4], "latent_dim": 8, "use_snake": True},
+                },
                 "decoder": {
                     "type": "oobleck",
-                    "config": {"out_channels": 2, "channels": 8, "c_mults": [1, 2], "strides": [4, 4], "latent_dim": 4, "use_snake": True, "final_tanh": False},
+                    "config": {
+                        "out_channels": 2,
+                        "channels": 8,
+                        "c_mults": [1, 2],
+                        "strides": [4, 4],
+                        "latent_dim": 4,
+                        "use_snake": True,
+                        "final_tanh": False,
+                    },
                 },
                 "bottleneck": {"type": "vae"},
                 "latent_dim": 4,

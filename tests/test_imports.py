@@ -52,10 +52,16 @@ def test_a_module_imports_only_from_layers_below(path):
         assert not {m for m in imported(tree, path) if m.split(".")[0] in ("lightning", "pytorch_lightning")}
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if layer(p) in ("", "configs", "nn", "diffusion", "audio", "models", "inference")], ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path",
+    [p for p in FILES if layer(p) in ("", "configs", "nn", "diffusion", "audio", "models", "inference")],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
 def test_slow_packages_are_imported_where_they_are_used(path):
     body = ast.parse(path.read_text()).body
-    top = {m.split(".")[0] for node in body if isinstance(node, ast.Import | ast.ImportFrom) for m in imported(ast.Module([node], []), path)}
+    top = {
+        m.split(".")[0] for node in body if isinstance(node, ast.Import | ast.ImportFrom) for m in imported(ast.Module([node], []), path)
+    }
     assert not top & SLOW_TO_IMPORT
 
 

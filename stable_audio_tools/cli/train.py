@@ -243,7 +243,11 @@ def _trainer(plan: Plan, loaders: Loaders, page: Any) -> tuple[Any, Any]:
     demos = create_demo_callback_from_config(plan.config, demo_dl=loaders.demo, folder=plan.folder / "demos")
     limits = [StopAtStep(plan.max_steps)] if plan.max_steps else []
     every = options["val_every"] * options["accum_batches"]
-    shared = {"name": plan.folder.name, "project": options["project"], "config": {"model": plan.model_document, "dataset": plan.dataset_document, "args": options}}
+    shared = {
+        "name": plan.folder.name,
+        "project": options["project"],
+        "config": {"model": plan.model_document, "dataset": plan.dataset_document, "args": options},
+    }
     loggers = create_loggers(options["logger"], plan.folder, resume_step=_step_of(plan.resume_from), **shared)
     trainer = pl.Trainer(
         accelerator=options["accelerator"],
@@ -273,7 +277,7 @@ def _devices(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-def _precision(asked: str, accelerator: str) -> str:
+def _precision(asked: str, accelerator: str) -> Any:
     import torch
 
     if asked != "auto":

@@ -27,8 +27,12 @@ class AutoencoderTrainingWrapper(TrainingModule):
 
     def __init__(self, config: AutoencoderRun, model: AudioAutoencoder, model_config: dict[str, Any]):
         training = config.training
-        strategy = AdversarialReconstruction(training, sample_rate=config.sample_rate, channels=config.model.out_channels or config.model.io_channels)
-        super().__init__(strategy, default_optimizers(training, *training.required_players()), model_config, clip_grad_norm=training.clip_grad_norm)
+        strategy = AdversarialReconstruction(
+            training, sample_rate=config.sample_rate, channels=config.model.out_channels or config.model.io_channels
+        )
+        super().__init__(
+            strategy, default_optimizers(training, *training.required_players()), model_config, clip_grad_norm=training.clip_grad_norm
+        )
         self.autoencoder = model
         self.autoencoder_ema = average_of(model) if training.use_ema else None
 

@@ -56,7 +56,9 @@ class DiffusionCondDemoConfig(DemoConfig):
     @model_validator(mode="after")
     def _as_many_prompts_as_demos(self) -> DiffusionCondDemoConfig:
         if self.demo_cond and self.num_demos is not None and self.num_demos != len(self.demo_cond):
-            raise ValueError(f"num_demos is {self.num_demos} but demo_cond has {len(self.demo_cond)} entries; make them equal or leave num_demos out")
+            raise ValueError(
+                f"num_demos is {self.num_demos} but demo_cond has {len(self.demo_cond)} entries; make them equal or leave num_demos out"
+            )
         return self
 
 
@@ -139,17 +141,18 @@ class DiffusionTrainingConfig(TrainingConfig):
 
 
 class AutoencoderRun(AutoencoderModel):
-    training: AutoencoderTrainingConfig
+    training: AutoencoderTrainingConfig  # type: ignore[assignment]  # narrowed from an unread mapping
 
 
 class DiffusionCondRun(DiffusionCondModel):
-    training: DiffusionTrainingConfig
+    training: DiffusionTrainingConfig  # type: ignore[assignment]  # narrowed from an unread mapping
 
 
-RunConfig = Annotated[AutoencoderRun | DiffusionCondRun, Field(discriminator="model_type")]
+AnyRun = AutoencoderRun | DiffusionCondRun
+RunConfig = Annotated[AnyRun, Field(discriminator="model_type")]
 
 
-def parse_run_config(data: Mapping[str, Any], source: str = "model config", text: str | None = None) -> AutoencoderRun | DiffusionCondRun:
+def parse_run_config(data: Mapping[str, Any] | AnyRun, source: str = "model config", text: str | None = None) -> AnyRun:
     """Validate a whole config for training.
 
     Args:

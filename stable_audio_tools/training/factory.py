@@ -8,12 +8,10 @@ from typing import Any
 from torch import nn
 
 from stable_audio_tools.training.autoencoders import AutoencoderDemoCallback, AutoencoderTrainingWrapper
-from stable_audio_tools.training.config import AutoencoderRun, DiffusionCondRun, parse_run_config
+from stable_audio_tools.training.config import AnyRun, AutoencoderRun, DiffusionCondRun, parse_run_config
 from stable_audio_tools.training.demos.base import DemoCallback
 from stable_audio_tools.training.diffusion import DiffusionCondDemoCallback, DiffusionCondTrainingWrapper
 from stable_audio_tools.training.module import TrainingModule
-
-AnyRun = AutoencoderRun | DiffusionCondRun
 
 
 def create_training_wrapper_from_config(model_config: Mapping[str, Any] | AnyRun, model: nn.Module) -> TrainingModule:

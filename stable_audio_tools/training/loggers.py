@@ -84,7 +84,9 @@ class MetricsFile(Logger):
         return csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
 
 
-def create_loggers(kind: str, run_dir: Path, *, name: str, project: str, config: Mapping[str, Any], resume_step: int | None = None) -> list[Logger]:
+def create_loggers(
+    kind: str, run_dir: Path, *, name: str, project: str, config: Mapping[str, Any], resume_step: int | None = None
+) -> list[Logger]:
     """The loggers of a run; the first is always the metrics file.
 
     Args:
@@ -123,7 +125,9 @@ def wandb_is_configured() -> bool:
 def _wandb(run_dir: Path, name: str, project: str, config: Mapping[str, Any]) -> Logger:
     offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
     if not offline and not wandb_is_configured():
-        log.warning("wandb has no account on this machine (no WANDB_API_KEY, no netrc entry): logging offline; `wandb sync` uploads it later")
+        log.warning(
+            "wandb has no account on this machine (no WANDB_API_KEY, no netrc entry): logging offline; `wandb sync` uploads it later"
+        )
         offline = True
     os.environ.setdefault("WANDB_SILENT", "true")
     logger = WandbLogger(name=name, project=project, save_dir=run_dir, offline=offline)

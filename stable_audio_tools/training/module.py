@@ -33,7 +33,14 @@ class TrainingModule(pl.LightningModule):
         clip_grad_norm: largest gradient norm of a player; 0 leaves gradients alone.
     """
 
-    def __init__(self, strategy: TrainingStrategy, optimizers: Mapping[str, OptimizerGroup], model_config: dict[str, Any], *, clip_grad_norm: float = 0.0):
+    def __init__(
+        self,
+        strategy: TrainingStrategy,
+        optimizers: Mapping[str, OptimizerGroup],
+        model_config: dict[str, Any],
+        *,
+        clip_grad_norm: float = 0.0,
+    ):
         super().__init__()
         self.automatic_optimization = False
         self.strategy = strategy

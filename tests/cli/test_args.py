@@ -43,16 +43,37 @@ def test_without_a_model_config_the_quickstart_is_trained():
     assert resolved("--model-config", "x.json")["name"] == ""
 
 
-@pytest.mark.parametrize(("argv", "value"), [(["--recover"], True), (["--recover", "true"], True), (["--recover", "false"], False), ([], False)])
+@pytest.mark.parametrize(
+    ("argv", "value"), [(["--recover"], True), (["--recover", "true"], True), (["--recover", "false"], False), ([], False)]
+)
 def test_a_boolean_is_a_flag_or_takes_a_word(argv, value):
     assert resolved("--model-config", "x.json", *argv)["recover"] is value
 
 
 def test_every_bad_value_is_named_at_once():
     with pytest.raises(ConfigError) as caught:
-        resolved("--model-config", "x.json", "--max-steps", "ten", "--batch-size", "0", "--logger", "wanb", "--recover", "maybe", "--gradient-clip-val", "nan")
+        resolved(
+            "--model-config",
+            "x.json",
+            "--max-steps",
+            "ten",
+            "--batch-size",
+            "0",
+            "--logger",
+            "wanb",
+            "--recover",
+            "maybe",
+            "--gradient-clip-val",
+            "nan",
+        )
     text = str(caught.value)
-    for part in ("--max-steps: expected a whole number, got 'ten'", "--batch-size: expected 1 or more, got 0", "--logger: expected one of auto", "--recover: expected true or false", "--gradient-clip-val: expected a number"):
+    for part in (
+        "--max-steps: expected a whole number, got 'ten'",
+        "--batch-size: expected 1 or more, got 0",
+        "--logger: expected one of auto",
+        "--recover: expected true or false",
+        "--gradient-clip-val: expected a number",
+    ):
         assert part in text
 
 
@@ -76,7 +97,15 @@ def test_help_says_what_there_is(argv, capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_imports_neither_torch_nor_pydantic(command):
-    code = f"import sys; from stable_audio_tools.cli.main import main\ntry: main([{command!r}, '--help'])\nexcept SystemExit: pass\nassert not {{'torch', 'pydantic', 'numpy'}} & set(sys.modules)"
+    code = f"""
+import sys
+from stable_audio_tools.cli.main import main
+try:
+    main([{command!r}, "--help"])
+except SystemExit:
+    pass
+assert not {{"torch", "pydantic", "numpy"}} & set(sys.modules)
+"""
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
 
 

@@ -41,7 +41,14 @@ def wrapper(config, seed=0):
 def fit(module, batches, steps, *callbacks, ckpt_path=None, validation=None, **trainer):
     keep = {"logger": False, "enable_checkpointing": any(isinstance(c, RunCheckpoint) for c in callbacks)}
     runner = pl.Trainer(
-        accelerator="cpu", max_epochs=-1, callbacks=[StopAtStep(steps), *callbacks], enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **keep, **trainer
+        accelerator="cpu",
+        max_epochs=-1,
+        callbacks=[StopAtStep(steps), *callbacks],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **keep,
+        **trainer,
     )
     runner.fit(module, batches, validation, ckpt_path=ckpt_path, weights_only=True)
     return runner
@@ -137,7 +144,15 @@ def test_players_take_turns_and_each_turn_moves_its_own_weights():
         def on_train_batch_end(self, trainer, pl_module, *rest):
             now = pl_module.state_dict()
             moved = {k.split(".")[0] for k, v in now.items() if isinstance(v, torch.Tensor) and not torch.equal(v, self.before[k])}
-            history.append(moved - {"strategy"} if not any(k.startswith("strategy.discriminator") and not torch.equal(v, self.before[k]) for k, v in now.items() if isinstance(v, torch.Tensor)) else moved)
+            history.append(
+                moved - {"strategy"}
+                if not any(
+                    k.startswith("strategy.discriminator") and not torch.equal(v, self.before[k])
+                    for k, v in now.items()
+                    if isinstance(v, torch.Tensor)
+                )
+                else moved
+            )
 
     fit(module, loader(config), 4, Watch())
     assert history == [{"autoencoder"}, {"strategy"}, {"autoencoder"}, {"strategy"}]

@@ -47,7 +47,12 @@ def test_a_resumed_run_keeps_history_up_to_its_step_and_goes_on_in_time(tmp_path
 
 @pytest.mark.parametrize(
     ("environment", "configured"),
-    [({}, False), ({"WANDB_API_KEY": "k"}, True), ({"WANDB_MODE": "offline"}, True), ({"WANDB_MODE": "disabled", "WANDB_API_KEY": "k"}, False)],
+    [
+        ({}, False),
+        ({"WANDB_API_KEY": "k"}, True),
+        ({"WANDB_MODE": "offline"}, True),
+        ({"WANDB_MODE": "disabled", "WANDB_API_KEY": "k"}, False),
+    ],
 )
 def test_auto_uses_wandb_only_where_it_cannot_ask(monkeypatch, tmp_path, environment, configured):
     for name in ("WANDB_API_KEY", "WANDB_MODE"):

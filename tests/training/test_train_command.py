@@ -25,7 +25,9 @@ def folder(tmp_path):
     root = tmp_path / "sounds"
     root.mkdir()
     rng = np.random.default_rng(0)
-    for index, (suffix, rate) in enumerate([("wav", 44100), ("flac", 22050), ("ogg", 16000), ("mp3", 48000), ("wav", 8000), ("flac", 8000)]):
+    for index, (suffix, rate) in enumerate(
+        [("wav", 44100), ("flac", 22050), ("ogg", 16000), ("mp3", 48000), ("wav", 8000), ("flac", 8000)]
+    ):
         t = np.arange(int(rate * rng.uniform(0.2, 1.5))) / rate
         tone = 0.3 * np.sin(2 * np.pi * 220 * 2 ** (index / 6) * t)
         soundfile.write(root / f"{index}.{suffix}", np.stack([tone, tone], 1) if index % 2 else tone, rate)
@@ -56,10 +58,23 @@ def test_a_folder_of_mixed_files_trains_and_leaves_everything_promised(kind, fol
     demo = {"demo_every": 40, "demo_steps": 2} if kind == "text_to_audio" else {"demo_every": 40, "max_demos": 1}
     model = write(tmp_path / "model.json", getattr(configs, kind)(demo=demo))
     data = write(tmp_path / "data.json", {"dataset_type": "audio_dir", "datasets": [{"id": "tones", "path": str(folder)}]})
-    done = train(tmp_path, "--model-config", model, "--dataset-config", data, "--max-steps", "200", "--name", "run", "--checkpoint-every", "100")
+    done = train(
+        tmp_path, "--model-config", model, "--dataset-config", data, "--max-steps", "200", "--name", "run", "--checkpoint-every", "100"
+    )
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "run"
-    kept = {"config.json", "dataset.json", "args.json", "metrics.csv", "train.log", "index.html", "run.json", "checkpoints", "exports", "demos"}
+    kept = {
+        "config.json",
+        "dataset.json",
+        "args.json",
+        "metrics.csv",
+        "train.log",
+        "index.html",
+        "run.json",
+        "checkpoints",
+        "exports",
+        "demos",
+    }
     assert kept <= {p.name for p in run.iterdir()}
     assert sorted(p.name for p in (run / "checkpoints").glob("*.ckpt")) == ["last.ckpt", "step=00000100.ckpt", "step=00000200.ckpt"]
     assert (run / "exports" / "model.safetensors").exists()
@@ -71,7 +86,24 @@ def test_a_folder_of_mixed_files_trains_and_leaves_everything_promised(kind, fol
 
 
 def start(tmp_path, model, *argv):
-    command = [*TRAIN, "--model-config", model, "--save-dir", str(tmp_path / "runs"), "--num-workers", "0", "--logger", "csv", "--name", "run", "--val-every", "0", "--log-every", "1", *argv]
+    command = [
+        *TRAIN,
+        "--model-config",
+        model,
+        "--save-dir",
+        str(tmp_path / "runs"),
+        "--num-workers",
+        "0",
+        "--logger",
+        "csv",
+        "--name",
+        "run",
+        "--val-every",
+        "0",
+        "--log-every",
+        "1",
+        *argv,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
 
 
@@ -145,7 +177,20 @@ def test_a_failure_while_running_says_the_cause_and_keeps_the_traceback_in_the_l
         "Supervised.loss = loss\n"
     )
     model = write(tmp_path / "model.json", configs.text_to_audio())
-    failed = train(tmp_path, "--model-config", model, "--max-steps", "9", "--name", "run", "--checkpoint-every", "2", "--plugins", "trouble", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    failed = train(
+        tmp_path,
+        "--model-config",
+        model,
+        "--max-steps",
+        "9",
+        "--name",
+        "run",
+        "--checkpoint-every",
+        "2",
+        "--plugins",
+        "trouble",
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
     run = tmp_path / "runs" / "run"
     assert failed.returncode == 1
     assert "the disk is on fire" in failed.stderr and "Traceback" not in failed.stderr

@@ -92,7 +92,7 @@ class DemoCallback(Callback):
             with torch.no_grad(), isolated_random_state(), evaluation_mode(module.sampling_model):
                 demos = self.render(module)
             self._save(trainer, demos, module.train_step)
-        except Exception:  # noqa: BLE001  the policy above
+        except Exception:
             log.exception("the demo at step %d failed; training goes on", module.train_step)
 
     def _save(self, trainer: pl.Trainer, demos: list[Demo], step: int) -> None:

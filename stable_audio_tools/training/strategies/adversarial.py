@@ -42,7 +42,7 @@ class AdversarialReconstruction(TrainingStrategy):
             found["discriminator"] = list(self.discriminator.parameters())
         return found
 
-    def updates(self, model: nn.Module, batch: Tensor, step: int) -> Iterator[Update]:
+    def updates(self, model: AudioAutoencoder, batch: Tensor, step: int) -> Iterator[Update]:
         warm = step >= self.config.warmup_steps
         if self.config.encoder_freeze_on_warmup and warm:
             model.encoder.requires_grad_(False)

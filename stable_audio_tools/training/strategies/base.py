@@ -63,11 +63,11 @@ class TrainingStrategy(nn.Module):
     def start(self, *, seed: int, rank: int) -> None:
         """Called on every rank before training, and before a checkpoint is loaded: seed what draws numbers of its own."""
 
-    def loss(self, model: nn.Module, batch: Any) -> LossOutput:
+    def loss(self, model: Any, batch: Any) -> LossOutput:
         """The loss of the single player of this strategy on one batch."""
         raise NotImplementedError(f"{type(self).__name__} implements neither loss nor updates")
 
-    def updates(self, model: nn.Module, batch: Any, step: int) -> Iterator[Update]:
+    def updates(self, model: Any, batch: Any, step: int) -> Iterator[Update]:
         """Yield the updates of one batch; the host steps the optimizer between two yields.
 
         Args:
