@@ -1,0 +1,243 @@
+"""The loader that training iterates: batches in a reproducible order, from any number of workers, resumable exactly.
+
+What a batch holds depends on (seed, epoch, position) alone. `state_dict` is therefore three numbers, and a loader that gets
+them goes on with the very next batch, whatever its number of workers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.data.order import batches_in, epoch_length, epoch_order, rank_batches
+from stable_audio_tools.data.types import Batch, Fault, ItemKey, Part, collate, fetch
+
+log = logging.getLogger(__name__)
+
+
+class AudioLoader:
+    """Yields `(audio (B, C, T) float32, tuple of B metadata dicts)`; a pass ends with the epoch.
+
+    A pass that was left early is taken up by the next one, so that no item is lost or repeated whoever counts epochs.
+    Lightning saves and restores the state by itself.
+
+    Args:
+        dataset: map-style; see `data.types.fetch` for what it may offer. A `parts` attribute weights stretches of it.
+        batch_size: items a rank gets at once.
+        shuffle: a new order and new crops in every epoch. Without it, which is for evaluation, every pass is the same
+            and begins at the beginning, and holds all items: `drop_last` applies to training.
+        drop_last: leave out what does not fill a batch on every rank, other items in each epoch.
+        num_workers: processes that make batches; 0: this one does.
+        rank, world_size: left out: those of torch.distributed at the time of use, if it runs.
+
+    Raises:
+        ConfigError: an epoch does not fill one batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        num_workers: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ):
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size is {batch_size} and num_workers {num_workers}; expected at least 1 and 0")
+        if (rank is None) != (world_size is None) or (rank is not None and world_size is not None and not 0 <= rank < world_size):
+            raise ValueError(f"rank is {rank} of {world_size}; give both, 0 <= rank < world_size, or neither")
+        self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
+        self.shuffle, self.drop_last = shuffle, drop_last and shuffle
+        self.parts: Sequence[Part] = getattr(dataset, "parts", None) or (Part(len(dataset)),)  # type: ignore[arg-type]
+        self.faults: dict[str, str] = {}
+        self.sampler, self.batch_sampler = self, None  # where Lightning looks for `set_epoch`
+        self._ranks = (rank, world_size)
+        self._epoch = self._position = 0
+        self._begun = self._loaded = False
+        self._plan = _Plan()
+        self._torch_loader = DataLoader(
+            _Source(dataset),
+            batch_size=None,
+            sampler=self._plan,
+            num_workers=num_workers,
+            collate_fn=_unchanged,
+            worker_init_fn=_leave_signals_to_parent,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # or each pass would draw a number from the global generator, also after a resume
+        )
+        self._check_size()
+        _LIVE.add(self)
+
+    def __len__(self) -> int:
+        """Batches in an epoch, on each rank."""
+        return self._count(epoch_length(self.parts), self.ranks[1])
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """This process's rank, and the number of ranks."""
+        rank, world_size = self._ranks
+        if rank is not None and world_size is not None:
+            return rank, world_size
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return 0, 1
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin with this epoch instead of epoch 0; without effect once a batch was delivered or a state loaded.
+
+        Lightning says before each epoch which one it is. After a checkpoint that ended an epoch it restores no state, and
+        this is all that a new loader hears; in other cases its count may be ahead of the data.
+        """
+        if not self._begun:
+            self._epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """seed, epoch and position: how many items of the epoch the batches delivered so far took, on all ranks together."""
+        return {"seed": self.seed, "epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on, in the next pass, after the batch that was the last one when `state` was taken."""
+        self.seed, self._epoch, self._position = state["seed"], state["epoch"], state["position"]
+        self._begun = self._loaded = True
+
+    def close(self) -> None:
+        """End the worker processes. They also end with the loader and with the program; another pass starts new ones."""
+        iterator, self._torch_loader._iterator = self._torch_loader._iterator, None
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            workers = iterator._workers
+            iterator._shutdown_workers()
+            for worker in workers:
+                if worker.is_alive():
+                    worker.kill()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, tuple[dict[str, Any], ...]]]:
+        # All of this runs at the first `next`: Lightning makes the iterator first and says which epoch it is then.
+        self._check_size()
+        rank, world_size = self.ranks
+        start, order = self._next_stretch(world_size)
+        shares = rank_batches(order, start, self.batch_size, rank, world_size, drop_last=self.drop_last)
+        self._plan.batches = ([ItemKey(self.seed, *row) for row in rows.tolist()] for rows in shares)
+        count = self._count(len(order) - start, world_size)
+        for number, batch in enumerate(self._batches(), 1):
+            self._begun, self._loaded = True, False
+            if number < count:
+                self._position = start + number * self.batch_size * world_size
+            else:
+                self._epoch, self._position = self._epoch + 1, 0
+            self._report(batch.faults)
+            yield batch.unpack()
+
+    def _next_stretch(self, world_size: int) -> tuple[int, Tensor]:
+        """Where the next pass starts, and the order of its epoch."""
+        if not self.shuffle and not self._loaded:
+            self._position = 0
+        items = epoch_length(self.parts)
+        if not self._count(items - self._position, world_size):  # the data, or the batch size, is not what it was
+            log.warning("resumed at item %d of %d, so the next epoch begins", self._position, items)
+            self._epoch, self._position = self._epoch + 1, 0
+        return self._position, epoch_order(self.parts, self.seed, self._epoch if self.shuffle else 0, shuffle=self.shuffle)
+
+    def _count(self, items: int, world_size: int) -> int:
+        return batches_in(max(items, 0), self.batch_size, world_size, drop_last=self.drop_last)
+
+    def _batches(self) -> Iterator[Batch]:
+        source = iter(self._torch_loader)
+        while True:
+            try:
+                made = next(source)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise RuntimeError(
+                    f"a data worker process died: {error}. Most often the machine ran out of memory (fewer --num-workers) or of "
+                    "shared memory (/dev/shm); --num-workers 0 shows other causes"
+                ) from error
+            if isinstance(made, _Failure):
+                raise ConfigError(made.message)
+            yield made
+
+    def _check_size(self) -> None:
+        if not len(self):
+            step, items = self.batch_size * self.ranks[1], epoch_length(self.parts)
+            fix = f'use "drop_last": false in the dataset config, or a batch size of at most {max(items // self.ranks[1], 1)}'
+            raise ConfigError([Problem((), f"{items} items do not fill one batch of {step}", fix)], "dataset")
+
+    def _report(self, faults: Sequence[Fault]) -> None:
+        for fault in faults:
+            if fault.path not in self.faults:
+                self.faults[fault.path] = fault.cause
+                log.warning("cannot be used, other files are served instead: %s: %s", fault.path, fault.cause)
+
+
+_LIVE: weakref.WeakSet[AudioLoader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before Python's own end, which would wait for workers that do not listen to its signal."""
+    for loader in list(_LIVE):
+        loader.close()
+
+
+class _Plan:
+    """The batches that torch's loader is to make; refilled before each pass, since workers live through all of them."""
+
+    def __init__(self) -> None:
+        self.batches: Iterable[list[ItemKey]] = ()
+
+    def __iter__(self) -> Iterator[list[ItemKey]]:
+        return iter(self.batches)
+
+
+class _Failure:
+    """A ConfigError on its way out of a worker, where torch would bury it under a traceback."""
+
+    def __init__(self, message: str):
+        self.message = message
+
+
+class _Source(Dataset[Any]):
+    """Whole batches by the keys of their items: what runs in a worker."""
+
+    def __init__(self, dataset: Dataset[Any]):
+        self.dataset = dataset
+
+    def __getitem__(self, keys: list[ItemKey]) -> Batch | _Failure:
+        try:
+            return collate(fetch(self.dataset, keys))
+        except ConfigError as error:
+            return _Failure(str(error))
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Ctrl-C and a scheduler's signals reach every process; the training process alone decides, after the step it is in."""
+    names = ("SIGINT", "SIGTERM") if os.name == "nt" else ("SIGINT", "SIGTERM", "SIGUSR1")
+    for name in names:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
