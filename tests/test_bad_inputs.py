@@ -6,6 +6,7 @@ and good; a row spoils something and says which words must come back.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -192,6 +193,14 @@ MODELS: list[Row] = [
     ("bad config, said by train", TRAIN, model({DIT + "embed_dm": 32}), ("error: model.json:", 'did you mean "embed_dim"?')),
 ]
 
+
+def hiss() -> bytes:
+    """A second of a good WAV file."""
+    file = io.BytesIO()
+    soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(8000), 8000, format="WAV")
+    return file.getvalue()
+
+
 WAV_HEADER = b"RIFF\x24\x00\x00\x00WAVEfmt "
 DATASETS: list[Row] = [
     (
@@ -213,6 +222,7 @@ DATASETS: list[Row] = [
         sounds(("a.wav", WAV_HEADER), ("b.flac", b"")),
         ("sounds: none of 2 audio files can be used", "a.wav", "b.flac"),
     ),
+    ("too few files for a batch", TRAIN_ON_DATA, sounds(("a.wav", hiss())), ("1 items do not fill one batch of 4", "drop_last")),
     ("missing dataset config", [*TRAIN, "--dataset-config", "dta.json"], nothing, ("dta.json: no such file",)),
     ("code without leave", TRAIN_ON_DATA, audio_dir("sounds", custom_metadata_module="x.py"), ("custom_metadata_module", "--allow-code")),
 ]
@@ -305,7 +315,12 @@ GENERATE = ["generate", "--prompt", "a bell", "--model", "weights.safetensors"]
 TRAINED: list[Row] = [
     ("generate without a model", ["generate", "--prompt", "a bell"], nothing, ("--model",)),
     ("generate with a missing model", GENERATE, nothing, ("weights.safetensors", "no such")),
-    ("generate with a folder that is no run", ["generate", "--prompt", "a bell", "--model", "."], nothing, ("model.safetensors", "exports/")),
+    (
+        "generate with a folder that is no run",
+        ["generate", "--prompt", "a bell", "--model", "."],
+        nothing,
+        ("model.safetensors", "exports/"),
+    ),
     ("generate with weights that lack a config", GENERATE, weights("bare", "weights.safetensors"), ("weights.safetensors", "config")),
     ("generate in no steps", [*GENERATE, "--steps", "0"], nothing, ("--steps", "0")),
     ("generate into a strange format", [*GENERATE, "--out", "a.mp3"], nothing, ("a.mp3", ".wav")),
@@ -362,7 +377,8 @@ def test_bad_input_is_refused_by_a_real_process(name, folder):
 @pytest.mark.parametrize("what", ["config", "folder of sounds", "run folder"])
 def test_permission_is_missing(what, folder, capsys):
     (folder / "sounds").mkdir()
-    soundfile.write(folder / "sounds" / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(8000), 8000)
+    for name in "abcd":
+        (folder / "sounds" / f"{name}.wav").write_bytes(hiss())
     (folder / "runs").mkdir()
     audio_dir("sounds")(folder)
     locked = folder / {"config": "model.json", "folder of sounds": "sounds", "run folder": "runs"}[what]
