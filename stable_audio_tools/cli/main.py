@@ -67,7 +67,8 @@ def _run(arguments: list[str]) -> int:
 
 def _overview() -> str:
     rows = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
-    return f"usage: {PROGRAM} COMMAND ...\n\nTrain generative audio models from JSON configs.\n\n{rows}\n\n{PROGRAM} COMMAND --help shows a command's options."
+    usage = f"usage: {PROGRAM} COMMAND ...\n\nTrain generative audio models from JSON configs."
+    return f"{usage}\n\n{rows}\n\n{PROGRAM} COMMAND --help shows a command's options."
 
 
 def _quiet_libraries() -> None:

@@ -200,7 +200,7 @@ def _train(plan: Plan, model: nn.Module, loaders: Loaders) -> int:
         trainer.fit(module, loaders.train, loaders.validation, ckpt_path=plan.resume_from, weights_only=True)
     except ConfigError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever it is, it ends the run with status 1 and its traceback in the log
         return _failed(error, plan)
     guard: SignalGuard = signals
     page.update(trainer, module, "stopped" if guard.exit_status else "finished")
