@@ -217,25 +217,30 @@ def _argument_problem(name: str, key: str, value: Any, parameters: Mapping[str, 
         near = closest(key, parameters)
         fix = f'did you mean "{near}"?' if near else f"known keys: {', '.join(parameters)}"
         return Problem(path, f"unknown key {value_text(key)} of {name}", fix, on_key=True)
-    expected = _expected(value, parameters[key].default)
+    expected = _expected(value, parameters[key])
     return Problem(path, f"expected {expected}, got {value_text(value)}", _quotes_fix(value), value) if expected else None
 
 
-def _expected(value: Any, default: Any) -> str:
-    """What should stand in `value`'s place, judged by torch's default for the argument; nothing if the value may do."""
+def _expected(value: Any, parameter: inspect.Parameter) -> str:
+    """What should stand in `value`'s place, judged by torch's signature; nothing if the value may do."""
+    default = parameter.default
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
-    if isinstance(default, bool) != isinstance(value, bool) and isinstance(default, (bool, int, float, str)):
-        return "true or false" if isinstance(default, bool) else "a text" if isinstance(default, str) else "a number"
-    if isinstance(default, (int, float)) and not isinstance(value, (int, float, list, tuple)):
-        return "a number"
-    if isinstance(default, tuple) and (not isinstance(value, (list, tuple)) or len(value) != len(default) or _has_text(value)):
-        return f"a list of {len(default)} numbers"
-    return "a number" if not isinstance(default, str) and _has_text([value]) else ""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, str):
+        return "" if isinstance(value, str) else "a text"
+    if isinstance(default, tuple):
+        fits = isinstance(value, (list, tuple)) and len(value) == len(default)
+        fits = fits and all(_is_number(item) or item is d is None for item, d in zip(value, default, strict=True))
+        return "" if fits else f"a list of {len(default)} numbers"
+    if isinstance(default, (int, float)) and "list" not in str(parameter.annotation):
+        return "" if _is_number(value) else "a number"
+    return "a number" if isinstance(value, (str, dict)) else ""
 
 
-def _has_text(values: Iterable[Any]) -> bool:
-    return any(isinstance(value, (str, dict)) for value in values)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _quotes_fix(value: Any) -> str:

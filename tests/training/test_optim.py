@@ -130,6 +130,8 @@ BAD = [
     (("AdamW", {"lr": -1}), "optimizer.config", "Invalid learning rate: -1", ""),
     (("AdamW", {"lr": float("inf")}), "optimizer.config.lr", "expected a finite number", ""),
     (("AdamW", {"betas": [0.9]}), "optimizer.config.betas", "expected a list of 2 numbers, got [0.9]", ""),
+    (("AdamW", {"betas": [0.9, None]}), "optimizer.config.betas", "expected a list of 2 numbers, got [0.9, null]", ""),
+    (("AdamW", {"lr": [1]}), "optimizer.config.lr", "expected a number, got [1]", ""),
     (("AdamW", {"amsgrad": 1}), "optimizer.config.amsgrad", "expected true or false, got 1", ""),
     (("SGD", {}, "StepLR"), "scheduler.config.step_size", 'missing key "step_size"', "StepLR needs it"),
     (("SGD", {}, "StepLR", {"stepsize": 3}), "scheduler.config.stepsize", 'unknown key "stepsize"', 'did you mean "step_size"?'),
