@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.parse import validate
 from stable_audio_tools.diffusion.timesteps import parse_timestep_sampler
 from stable_audio_tools.models.config import AutoencoderModel, DiffusionCondModel
@@ -142,6 +143,15 @@ class DiffusionTrainingConfig(TrainingConfig):
 
 class AutoencoderRun(AutoencoderModel):
     training: AutoencoderTrainingConfig  # type: ignore[assignment]  # narrowed from an unread mapping
+
+
+    @model_validator(mode="after")
+    def _losses_fit_the_clip(self) -> AutoencoderRun:
+        shortest = self.training.loss_configs.min_samples
+        if self.sample_size < shortest:
+            fix = f"raise sample_size to at least {shortest}, or use smaller FFT sizes"
+            raise ConfigError([Problem(("sample_size",), f"{self.sample_size} samples are too short for the losses", fix)])
+        return self
 
 
 class DiffusionCondRun(DiffusionCondModel):

@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import configs
@@ -38,19 +39,22 @@ def wrapper(config, seed=0):
     return module
 
 
-def fit(module, batches, steps, *callbacks, ckpt_path=None, validation=None, **trainer):
-    keep = {"logger": False, "enable_checkpointing": any(isinstance(c, RunCheckpoint) for c in callbacks)}
+def fit(module, batches, steps, *watchers, ckpt_path=None, **trainer):
+    callbacks = [w for w in watchers if isinstance(w, pl.Callback)]
     runner = pl.Trainer(
         accelerator="cpu",
         max_epochs=-1,
+        logger=[w for w in watchers if isinstance(w, Logger)],
         callbacks=[StopAtStep(steps), *callbacks],
+        enable_checkpointing=any(isinstance(c, RunCheckpoint) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **keep,
+        limit_val_batches=0,
         **trainer,
     )
-    runner.fit(module, batches, validation, ckpt_path=ckpt_path, weights_only=True)
+    runner.fit(module, batches, ckpt_path=ckpt_path, weights_only=True)
+    runner.limit_val_batches = 1.0
     return runner
 
 
@@ -67,14 +71,20 @@ class Repeat:
         return 1
 
 
-class Recorder(pl.Callback):
-    """The train loss of every step, as exact numbers."""
+class Recorder(Logger):
+    """The training metrics of every step, as exact numbers."""
+
+    name, version = "recorder", 0
 
     def __init__(self):
+        super().__init__()
         self.losses = []
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.losses.append({k: float(v).hex() for k, v in trainer.callback_metrics.items() if "loss" in k})
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        self.losses.append({k: float(v).hex() for k, v in metrics.items() if k.startswith("train/")})
 
 
 @pytest.mark.parametrize("kind", KINDS)
