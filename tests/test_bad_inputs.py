@@ -345,8 +345,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def assert_refused(status: int, message: str, expected: tuple[str, ...], folder: Path, before: Any) -> None:
     assert status == 2, message
-    assert message.startswith("error: ")
-    assert message.count("error: ") == 1
+    assert f"\n{message}".count("\nerror: ") == 1
     assert "Traceback" not in message
     for words in expected:
         assert words in message
