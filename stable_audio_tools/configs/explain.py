@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,8 +60,9 @@ class Fault:
 def explain(error: ValidationError, root: Place) -> list[Problem]:
     """Everything that `error` reports about the document at `root`, each thing once."""
     faults = [_fault(detail, root) for detail in error.errors(include_url=False)]
-    problems = [problem for fault in _one_per_union(_without_recounts(faults)) for problem in _problems(fault)]
-    return _without_echoes(problems)
+    for once in (_without_recounts, _without_echoes, _one_per_union):
+        faults = once(faults)
+    return [problem for fault in faults for problem in _problems(fault)]
 
 
 def _fault(detail: Any, root: Place) -> Fault:
@@ -83,27 +84,31 @@ def _without_recounts(faults: list[Fault]) -> list[Fault]:
     return [fault for fault in faults if not (fault.kind == "too_short" and fault.path in inside)]
 
 
-def _one_per_union(faults: Iterable[Fault]) -> list[Fault]:
-    """A value that fits no option of a union is one problem: the nearest option's faults inside, or one fault of the whole."""
-    kept: list[Fault] = []
+def _without_echoes(faults: list[Fault]) -> list[Fault]:
+    """A misspelt required key is one problem: it is not "missing" too."""
+    meant = {(*fault.path[:-1], _meant_key(fault)) for fault in faults if fault.kind == "extra_forbidden"}
+    return [fault for fault in faults if not (fault.kind == "missing" and fault.path in meant)]
+
+
+def _one_per_union(faults: list[Fault]) -> list[Fault]:
+    """A value that fits no option of a union is one problem."""
     branches: dict[Path, list[Fault]] = {}
     for fault in faults:
-        if fault.union is None:
-            kept.append(fault)
-        elif fault.union[0] in branches:
-            branches[fault.union[0]].append(fault)
-        else:
-            branches[fault.union[0]] = [fault]
-            kept.append(fault)
-    return [chosen for fault in kept for chosen in (_nearest(branches[fault.union[0]]) if fault.union else [fault])]
+        if fault.union:
+            branches.setdefault(fault.union[0], []).append(fault)
+    chosen = {id(fault): _nearest(group) for group in branches.values() for fault in group[:1]}
+    return [one for fault in faults for one in (chosen.get(id(fault), []) if fault.union else [fault])]
 
 
 def _nearest(faults: list[Fault]) -> list[Fault]:
+    """The faults of the option that fits best: one whose parts are at fault, else one whose range is, else one fault of the whole."""
     assert faults[0].union is not None
     path = faults[0].union[0]
     inside = [fault for fault in faults if len(fault.path) > len(path)]
     if inside:
         return [fault for fault in inside if fault.union == inside[0].union]
+    if of_range := [fault for fault in faults if not (fault.kind.endswith("_type") or fault.kind == "literal_error")]:
+        return of_range[:1]
     words = " or ".join(dict.fromkeys(fault.union[1] for fault in faults if fault.union))
     return [replace(faults[0], detail={**faults[0].detail, "type": "union", "ctx": {"expected": words}})]
 
@@ -133,28 +138,33 @@ def _missing(fault: Fault) -> Problem:
 
 
 def _unknown_key(fault: Fault) -> Problem:
-    key = fault.path[-1]
-    known = [name for name in fault.parent.fields if not name.startswith("$")]
-    return Problem(fault.path, f"unknown key {value_text(key)}", _right_key(fault, str(key), known), fault.value, on_key=True)
+    return Problem(fault.path, f"unknown key {value_text(fault.path[-1])}", _right_key(fault), fault.value, on_key=True)
 
 
-def _right_key(fault: Fault, key: str, known: list[str]) -> str:
-    """A near-miss in this object, the same key's right object, or the keys there are; the nearest first."""
-    homes, given = _homes(fault, key), _keys(fault.parent.value)
-    near = closest(key, [name for name in known if name not in given])
-    if near and not (homes and homes[0][0] == 1):
-        return f'did you mean "{near}"?'
-    if homes:
+def _right_key(fault: Fault) -> str:
+    """A near-miss in this object, the same key's right object, or the keys there are."""
+    if meant := _meant_key(fault):
+        return f'did you mean "{meant}"?'
+    if homes := _homes(fault):
         nearest = [path for distance, path in homes if distance == homes[0][0]]
         return "it belongs in " + " or ".join(path_text(path) for path in nearest) if all(nearest) else "it belongs at the top level"
-    if near := closest(key, known):
+    known = list(fault.parent.fields)
+    if near := closest(str(fault.path[-1]), known):
         return f'did you mean "{near}"? it is given already'
     return f"known keys: {listed(known)}" if known else "this object has no keys"
 
 
-def _homes(fault: Fault, key: str) -> list[tuple[int, Path]]:
-    """The objects near by that know this key, with their distance in steps."""
-    here = fault.path[:-1]
+def _meant_key(fault: Fault) -> str | None:
+    """The key of this object that an unknown key is a slip of; not where the next object has the very key."""
+    homes, given = _homes(fault), _keys(fault.parent.value)
+    if homes and homes[0][0] == 1:
+        return None
+    return closest(str(fault.path[-1]), [name for name in list(fault.parent.fields) if name not in given])
+
+
+def _homes(fault: Fault) -> list[tuple[int, Path]]:
+    """The objects near by that know this key, with their distance in steps, the nearest first."""
+    here, key = fault.path[:-1], fault.path[-1]
     found = [(_distance(here, path), path) for path, place in fault.root.objects() if key in place.fields and path != here]
     return sorted(home for home in found if home[0] <= MAX_DISTANCE)
 
@@ -321,13 +331,6 @@ def _tags(option: Any, key: str) -> tuple[str, ...]:
 
 def _keys(value: Any) -> list[str]:
     return [key for key in value if isinstance(key, str)] if isinstance(value, Mapping) else []
-
-
-def _without_echoes(problems: list[Problem]) -> list[Problem]:
-    """A misspelt required key is one problem: its "missing" is left out where an unknown key of the object is meant for it."""
-    slips = [problem for problem in problems if problem.on_key and problem.fix.startswith("did you mean")]
-    meant = {(*slip.path[:-1], slip.fix.split('"')[1]) for slip in slips}
-    return [problem for problem in problems if not (problem.path in meant and problem.message.startswith("missing key"))]
 
 
 _EXPLANATIONS: dict[str, Callable[[Fault], Problem]] = {

@@ -78,7 +78,8 @@ class Place:
         """This place with the option that pydantic's tag names."""
         models = tuple(option for option in self.options if _is_model(option))
         named = [m for m in models if tag.removesuffix("]").endswith(m.__name__) or (self.tag_key and tag in tags(m, self.tag_key))]
-        kinds = [option for option in self.options if not _is_model(option) and _label(option) == tag.split("[")[0]]
+        name = tag.split("[")[0].removeprefix("constrained-")
+        kinds = [option for option in self.options if not _is_model(option) and _label(option) == name]
         chosen = (named or kinds or [None])[0]
         return Place((chosen,) if chosen else (), self.value, field=self.field)
 

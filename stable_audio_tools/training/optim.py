@@ -203,7 +203,7 @@ def _check(name: str, config: Arguments, known: Mapping[str, type], what: str) -
     signature = inspect.signature(known[name]).parameters
     parameters = {key: parameter for key, parameter in signature.items() if key not in RUNTIME}
     problems = [problem for key, value in config.items() if (problem := _argument_problem(name, key, value, parameters))]
-    meant = {problem.fix.split('"')[1] for problem in problems if problem.fix.startswith("did you mean")}
+    meant = {closest(key, parameters) for key in config if key not in parameters}
     for key, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and key not in config and key not in meant:
             problems.append(Problem(("config", key), f'missing key "{key}"', f"{name} needs it"))

@@ -20,6 +20,7 @@ class Params(StrictModel):
     activation: Literal["snake", "elu"] = "elu"
     levels: int | tuple[int, ...] = 4
     rank: int | Literal["full"] = 4
+    seconds: Annotated[float, Field(ge=0.5)] | tuple[float, float] = 1.0
     name: str = Field("net", min_length=1, max_length=8)
     causal: bool = False
     rate: float = 1.0
@@ -146,6 +147,9 @@ CASES = [
     (params(levels="5"), ENC + ".levels", "expected a whole number or a list of whole numbers", "remove the quotes: 5"),
     (params(levels=[1, "a"]), ENC + ".levels[1]", 'expected a whole number, got the text "a"', ""),
     (params(rank="fll"), ENC + ".rank", 'expected a whole number or "full", got the text "fll"', ""),
+    (params(seconds=0.1), ENC + ".seconds", "expected a number of at least 0.5, got 0.1", ""),
+    (params(seconds="1"), ENC + ".seconds", "expected a number or a list of 2 numbers, got the text", "remove the quotes: 1"),
+    (params(seconds=[1]), ENC + ".seconds", "expected a list of 2 numbers, got 1", ""),
     # component types
     (
         document(encoder={"type": "oobelck"}),
@@ -187,6 +191,11 @@ def test_a_mistake_is_one_problem_in_plain_words(data, path, message, fix):
     assert path_text(problem.path) == path
     assert message in problem.message
     assert fix in problem.fix if fix else not problem.fix
+
+
+def test_a_misspelt_required_key_is_one_problem():
+    (problem,) = problems(document(encoder={"type": "dac", "latentdim": 4}))
+    assert problem.fix == 'did you mean "latent_dim"?'
 
 
 def test_a_validator_may_name_the_keys_that_are_at_fault():
