@@ -76,5 +76,5 @@ def _quiet_libraries() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("wandb", "torch", "PIL"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*ModelSummary.*"):
+    for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*have no `val_dataloader`.*"):
         warnings.filterwarnings("ignore", message=message)

@@ -124,6 +124,7 @@ class Loaders:
 
 def _loaders(plan: Plan) -> Loaders:
     from stable_audio_tools.data.dataset import create_dataloader_from_config
+    from stable_audio_tools.data.loader import AudioLoader
 
     options, config = plan.options, plan.config
     shared = {
@@ -139,7 +140,7 @@ def _loaders(plan: Plan) -> Loaders:
 
     train = loader(plan.dataset, options["batch_size"], options["num_workers"], True)
     validation = loader(plan.val_dataset, options["batch_size"], 0, False) if plan.val_dataset is not None else None
-    demo = loader(plan.val_dataset or plan.dataset, DEMO_BATCH_SIZE, 0, False)
+    demo = AudioLoader((validation or train).dataset, DEMO_BATCH_SIZE, seed=options["seed"], shuffle=False)
     return Loaders(train, validation, demo)
 
 
@@ -263,7 +264,7 @@ def _trainer(plan: Plan, loaders: Loaders, page: Any) -> tuple[Any, Any]:
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         logger=loggers,
-        callbacks=[*limits, RunProgress(plan.max_steps), demos, checkpoint, signals, page],
+        callbacks=[signals, *limits, RunProgress(plan.max_steps), demos, checkpoint, page],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=plan.folder,
         enable_progress_bar=False,

@@ -84,7 +84,8 @@ class SignalGuard(pl.Callback):
         self._save = False
         self._before: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        # Not earlier: Lightning registers a handler of its own before this, which would end the run with status 0.
         wanted: dict[signal.Signals, Any] = {signal.SIGTERM: self._note_stop, signal.SIGINT: self._note_stop}
         if hasattr(signal, "SIGUSR1") and "SLURM_JOB_ID" not in os.environ:
             wanted[signal.SIGUSR1] = self._note_save
