@@ -116,13 +116,13 @@ def load_audio(
         raise ValueError(f"the part [{start}, {stop}) of {shown(name)} is none; start and frames must not be negative")
     audio = read_part(name, info, rate, min(start, stop), stop)
     try:
-        return to_channels(audio, channels or info.channels), rate
+        return to_channels(audio, channels or info.channels).contiguous(), rate
     except ValueError as error:
         raise ConfigError(str(error), shown(name)) from None
 
 
 def read_part(path: str, info: AudioInfo, sample_rate: int, start: int, stop: int) -> Tensor:
-    """(C, stop - start) float32: frames [start, stop) at `sample_rate`, with the file's own channels.
+    """(C, stop - start) float32: frames [start, stop) at `sample_rate`, with the file's own channels; not contiguous.
 
     Args:
         info: what `probe` said about the file.
@@ -136,7 +136,7 @@ def read_part(path: str, info: AudioInfo, sample_rate: int, start: int, stop: in
         part = _decode(path, info, start, stop)
     else:
         part = resample_span(lambda a, b: _decode(path, info, a, b), info.frames, info.sample_rate, sample_rate, start, stop)
-    return torch.from_numpy(part.T.copy())
+    return torch.from_numpy(part.T)
 
 
 def to_channels(audio: Tensor, channels: int) -> Tensor:

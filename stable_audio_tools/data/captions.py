@@ -14,7 +14,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,18 +64,22 @@ def read_tables(root: Path) -> Table:
     return table
 
 
-def read_sidecars(audio_path: str) -> tuple[Metadata, list[str]]:
-    """Metadata from the files beside an audio file, and what is wrong with them as "file:line: cause"."""
+def read_sidecars(audio_path: str, present: Mapping[str, str]) -> tuple[Metadata, list[str]]:
+    """Metadata from the files beside an audio file, and what is wrong with them as "file:line: cause".
+
+    Args:
+        present: the sidecars that there are, by their path with the extension in lower case.
+    """
     stem = os.path.splitext(audio_path)[0]
     metadata: Metadata = {}
     problems = []
     for extension in SIDECARS:
-        path = stem + extension
+        path = present.get(stem + extension)
+        if path is None:
+            continue
         try:
             text = Path(path).read_text("utf-8-sig")
             metadata |= _captioned({"text": text.strip()} if extension == ".txt" else _json_object(text))
-        except FileNotFoundError:
-            continue
         except _MalformedError as error:
             problems.append(f"{shown(path)}:{error.line}: {error}")
         except (OSError, UnicodeDecodeError) as error:

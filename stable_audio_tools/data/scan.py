@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from stable_audio_tools.audio.io import CANNOT_READ, CONTAINERS, AudioInfo, can_make, probe, read_part, shown
 from stable_audio_tools.configs.errors import ConfigError, Problem
-from stable_audio_tools.data.captions import Metadata, read_sidecars, read_tables
+from stable_audio_tools.data.captions import SIDECARS, Metadata, read_sidecars, read_tables
 from stable_audio_tools.data.types import Fault
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def scan_folder(root: str | os.PathLike[str], limits: Limits = Limits(), *, thor
     bad = list(listing.bad)
     caption_problems = list(table.problems)
     relpaths = sorted((os.path.relpath(path, top).replace(os.sep, "/"), path) for path in listing.audio)
-    checks = _in_threads(lambda pair: _look(pair[1], limits, thorough), relpaths, shown(top))
+    checks = _in_threads(lambda pair: _look(pair[1], limits, thorough, listing.sidecars), relpaths, shown(top))
     for (relpath, path), (info, cause, beside, problems) in zip(relpaths, checks, strict=True):
         caption_problems += problems
         if info is None:
@@ -152,6 +152,7 @@ def _shortened(lines: Sequence[str]) -> str:
 class _Listing:
     audio: list[str] = field(default_factory=list)
     bad: list[Fault] = field(default_factory=list)
+    sidecars: dict[str, str] = field(default_factory=dict)
     others: Counter[str] = field(default_factory=Counter)
 
 
@@ -195,6 +196,8 @@ def _sort_in(entry: os.DirEntry[str], listing: _Listing) -> None:
     extension = os.path.splitext(entry.name)[1].lower()
     if extension not in CONTAINERS and extension not in CANNOT_READ:
         listing.others[extension] += 1
+        if extension in SIDECARS:
+            listing.sidecars[os.path.splitext(entry.path)[0] + extension] = entry.path
     elif not entry.is_file():
         listing.bad.append(Fault(shown(entry.path), "a broken link, or no regular file"))
     elif extension in CANNOT_READ:
@@ -206,7 +209,7 @@ def _sort_in(entry: os.DirEntry[str], listing: _Listing) -> None:
 # one file
 
 
-def _look(path: str, limits: Limits, thorough: bool) -> tuple[AudioInfo | None, str, Metadata, list[str]]:
+def _look(path: str, limits: Limits, thorough: bool, sidecars: Mapping[str, str]) -> tuple[AudioInfo | None, str, Metadata, list[str]]:
     """What a file holds, or why it cannot be used; its metadata, and what is wrong with that."""
     try:
         info = probe(path)
@@ -215,7 +218,7 @@ def _look(path: str, limits: Limits, thorough: bool) -> tuple[AudioInfo | None, 
         cause = error.problems[0].message
     if cause:
         return None, cause, {}, []
-    return info, "", *read_sidecars(path)
+    return info, "", *read_sidecars(path, sidecars)
 
 
 def _unfit(path: str, info: AudioInfo, limits: Limits) -> str:
