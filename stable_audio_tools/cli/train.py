@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import random
 import sys
 import traceback
@@ -80,8 +81,20 @@ def _plan(options: dict[str, Any]) -> Plan:
     config = parse_run_config(document, options["model_config"], text)
     dataset_document = read_json(options["dataset_config"])[0] if options["dataset_config"] else {"dataset_type": "synthetic"}
     dataset = parse_dataset_config(options["dataset_config"] or dataset_document)
+    _allow_code(options, dataset)
     folder, resume_from = _folder(options)
     return Plan(options, config, document, dataset, dataset_document, _validation_dataset(options, dataset), folder, resume_from)
+
+
+def _allow_code(options: Mapping[str, Any], dataset: Any) -> None:
+    """Raises ConfigError, with line and column, where the dataset config names code that was not allowed."""
+    from stable_audio_tools.configs.parse import read_json
+    from stable_audio_tools.data.metadata_module import require_permission
+
+    try:
+        require_permission(getattr(dataset, "code", ()), options["allow_code"])
+    except ConfigError as error:
+        raise ConfigError(error.problems, options["dataset_config"], read_json(options["dataset_config"])[1]) from None
 
 
 def _validation_dataset(options: Mapping[str, Any], dataset: Any) -> Any:
@@ -94,22 +107,26 @@ def _validation_dataset(options: Mapping[str, Any], dataset: Any) -> Any:
 
 def _folder(options: dict[str, Any]) -> tuple[Path, Path | None]:
     """The run folder, and the checkpoint to resume from."""
-    from stable_audio_tools.training.checkpoint_io import newest_good_checkpoint
+    from stable_audio_tools.training.checkpoint_io import AtomicCheckpointIO, newest_good_checkpoint
 
-    root = Path(options["save_dir"])
-    name = options["name"] or Path(options["model_config"]).stem
-    folder = root / name
+    folder = Path(options["save_dir"]) / (options["name"] or Path(options["model_config"]).stem)
+    _check_writable(folder, f"--save-dir {options['save_dir']}")
     if options["ckpt_path"]:
-        path = Path(options["ckpt_path"])
-        if not path.is_file():
-            raise ConfigError("no such checkpoint" if not path.exists() else "a folder, not a checkpoint", source=f"--ckpt-path {path}")
-        return folder, path
+        AtomicCheckpointIO().load_checkpoint(options["ckpt_path"])
+        return folder, Path(options["ckpt_path"])
     if options["recover"]:
         return folder, newest_good_checkpoint(folder / "checkpoints")
     if any((folder / "checkpoints").glob("*.ckpt")):
         fix = "--recover goes on with it; another --name starts a new run"
         raise ConfigError([Problem((), "this run exists already and has checkpoints", fix)], source=str(folder))
     return folder, None
+
+
+def _check_writable(folder: Path, source: str) -> None:
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        what = "may not be written" if existing.is_dir() else "is a file"
+        raise ConfigError([Problem((), f"{existing} {what}", "choose another --save-dir or --name")], source=source)
 
 
 # data and weights
@@ -166,8 +183,9 @@ def _load_weights(model: Any, options: Mapping[str, Any]) -> None:
         log.info("%s", load_into(model, load_weights(options["pretrained_ckpt_path"]), allow_partial=allow))
     if not options["pretransform_ckpt_path"] and not options["remove_pretransform_weight_norm"]:
         return
-    if getattr(model, "pretransform", None) is None:
-        raise ConfigError("this model has no pretransform", source="--pretransform-ckpt-path, --remove-pretransform-weight-norm")
+    if getattr(getattr(model, "pretransform", None), "model", None) is None:
+        flags = "--pretransform-ckpt-path, --remove-pretransform-weight-norm"
+        raise ConfigError("this model has no pretransform with weights", source=flags)
     if options["remove_pretransform_weight_norm"] == "pre_load":
         remove_weight_norm_from_model(model.pretransform)
     if options["pretransform_ckpt_path"]:

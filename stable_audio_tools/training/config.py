@@ -7,7 +7,8 @@ classes hold every default of a training run; what a key means is written beside
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,6 +16,9 @@ from pydantic_core import PydanticCustomError
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.parse import validate
+from stable_audio_tools.configs.suggest import did_you_mean
+from stable_audio_tools.diffusion.objectives import parse_objective
+from stable_audio_tools.diffusion.samplers import find_sampler
 from stable_audio_tools.diffusion.timesteps import parse_timestep_sampler
 from stable_audio_tools.models.config import AutoencoderModel, DiffusionCondModel
 from stable_audio_tools.training.losses.config import AutoencoderLossConfig
@@ -71,13 +75,22 @@ class TrainingConfig(StrictModel):
     clip_grad_norm: float = Field(0.0, ge=0, description="largest norm of a player's gradient; 0: unlimited")
 
     @model_validator(mode="after")
-    def _some_learning_rate(self) -> TrainingConfig:
-        if self.learning_rate is None and self.optimizer_configs is None:
-            raise ValueError("give learning_rate, or optimizer_configs with an optimizer for each of " + ", ".join(self.players()))
-        if unknown := set(self.optimizer_configs or ()) - set(self.players()):
-            raise ValueError(f"optimizer_configs names {', '.join(sorted(unknown))}; this training has {', '.join(self.players())}")
-        if missing := [p for p in self.required_players() if self.optimizer_configs is not None and p not in self.optimizer_configs]:
-            raise ValueError(f"optimizer_configs has no entry for {', '.join(missing)}")
+    def _every_player_has_an_optimizer(self) -> TrainingConfig:
+        players, given = self.players(), self.optimizer_configs
+        if given is None and self.learning_rate is None:
+            fix = f"or give optimizer_configs an entry for {' and '.join(self.required_players())}"
+            raise ConfigError([Problem(("learning_rate",), "no learning rate: give one here", fix)])
+        if given is None:
+            return self
+        problems = [
+            Problem(("optimizer_configs", name), f'no player "{name}" in this training', did_you_mean(name, players), on_key=True)
+            for name in given
+            if name not in players
+        ]
+        missing = [name for name in self.required_players() if name not in given]
+        problems += [Problem(("optimizer_configs",), f'missing key "{name}"', "every player needs an optimizer") for name in missing]
+        if problems:
+            raise ConfigError(problems)
         return self
 
     @classmethod
@@ -94,7 +107,7 @@ class AutoencoderTrainingConfig(TrainingConfig):
     """Reconstruction with spectral, time, bottleneck and adversarial losses."""
 
     warmup_steps: int = Field(0, ge=0, description="train steps before the adversarial and feature losses count")
-    warmup_mode: str = Field("adv", pattern="^(adv|full)$", description="adv: the discriminator learns during warm-up; full: it waits")
+    warmup_mode: Literal["adv", "full"] = Field("adv", description="adv: the discriminator learns during warm-up; full: it waits")
     encoder_freeze_on_warmup: bool = Field(False, description="freeze the encoder once warm-up is over")
     use_ema: bool = Field(False, description="keep an exponential moving average, used for demos, validation and export")
     force_input_mono: bool = Field(False, description="the encoder hears the mean of the channels")
@@ -144,7 +157,6 @@ class DiffusionTrainingConfig(TrainingConfig):
 class AutoencoderRun(AutoencoderModel):
     training: AutoencoderTrainingConfig  # type: ignore[assignment]  # narrowed from an unread mapping
 
-
     @model_validator(mode="after")
     def _losses_fit_the_clip(self) -> AutoencoderRun:
         shortest = self.training.loss_configs.min_samples
@@ -156,6 +168,15 @@ class AutoencoderRun(AutoencoderModel):
 
 class DiffusionCondRun(DiffusionCondModel):
     training: DiffusionTrainingConfig  # type: ignore[assignment]  # narrowed from an unread mapping
+
+    @model_validator(mode="after")
+    def _demo_sampler_fits(self) -> DiffusionCondRun:
+        objective = parse_objective(self.model.diffusion.diffusion_objective)
+        try:
+            find_sampler(self.training.demo.sampler_type, objective)
+        except ConfigError as error:
+            raise ConfigError([replace(p, path=("training", "demo", "sampler_type")) for p in error.problems]) from None
+        return self
 
 
 AnyRun = AutoencoderRun | DiffusionCondRun

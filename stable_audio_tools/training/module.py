@@ -102,7 +102,7 @@ class TrainingModule(pl.LightningModule):
 
     def _optimizer_step(self, player: str) -> None:
         optimizer = self._optimizer_of(player)
-        self.meter.add({f"grad_norm_{player}" if len(self.players) > 1 else "grad_norm": self._clip(optimizer, player)})
+        self.meter.add({f"grad_norm_{player}" if len(self.players) > 1 else "grad_norm": self._clip(player)})
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         for average, follows in self.averages().values():
@@ -113,10 +113,12 @@ class TrainingModule(pl.LightningModule):
         optimizers = self.optimizers()
         return optimizers[self._player_order.index(player)] if isinstance(optimizers, list) else optimizers
 
-    def _clip(self, optimizer: Any, player: str) -> Tensor:
-        """Clip the player's gradient; return its norm (scalar) before that."""
-        limit = self.clip_grad_norm or math.inf
-        return nn.utils.clip_grad_norm_(self.players[player], limit, foreach=True)
+    def _clip(self, player: str) -> Tensor:
+        """Clip the player's gradient; return its norm (scalar) before that. Under 16-mixed both are in units of the scaled loss."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        limit = self.clip_grad_norm * scale if self.clip_grad_norm else math.inf
+        return nn.utils.clip_grad_norm_(self.players[player], limit, foreach=True) / scale
 
     def _finish_step(self) -> None:
         for scheduler in self._schedulers.values():
@@ -135,9 +137,9 @@ class TrainingModule(pl.LightningModule):
         """Send scalars to every logger at this train step, and to Lightning's own table, which monitors read.
 
         Raises:
-            FloatingPointError: a value is not finite, so the weights are lost and going on is a waste.
+            FloatingPointError: a loss is not finite, so the weights are lost and going on is a waste.
         """
-        bad = [f"{name} = {value}" for name, value in metrics.items() if not math.isfinite(value)]
+        bad = [f"{name} = {value}" for name, value in metrics.items() if "loss" in name and not math.isfinite(value)]
         for logger in self.loggers:
             logger.log_metrics(dict(metrics), step=self.train_step)
         if self.trainer.training and not self.trainer.validating:

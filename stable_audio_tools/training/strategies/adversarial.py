@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
+from stable_audio_tools.models.discriminators import Discriminator
 from stable_audio_tools.training.strategies.base import LossOutput, TrainingStrategy, Update
 
 if TYPE_CHECKING:
@@ -46,31 +47,32 @@ class AdversarialReconstruction(TrainingStrategy):
         warm = step >= self.config.warmup_steps
         if self.config.encoder_freeze_on_warmup and warm:
             model.encoder.requires_grad_(False)
-        if self._discriminator_turn(step, warm):
-            yield Update("discriminator", self._discriminator_loss(model, batch))
+        discriminator = self.discriminator
+        if discriminator is not None and step % 2 == 1 and (warm or self.config.warmup_mode == "adv"):
+            yield Update("discriminator", self._discriminator_loss(model, batch, discriminator))
         else:
-            yield Update("autoencoder", self._autoencoder_loss(model, batch, step, adversarial=warm and self.discriminator is not None))
+            yield Update("autoencoder", self._autoencoder_loss(model, batch, step, discriminator if warm else None))
 
-    def _discriminator_turn(self, step: int, warm: bool) -> bool:
-        return self.discriminator is not None and step % 2 == 1 and (warm or self.config.warmup_mode == "adv")
-
-    def _discriminator_loss(self, model: AudioAutoencoder, audio: Tensor) -> LossOutput:
+    def _discriminator_loss(self, model: AudioAutoencoder, audio: Tensor, discriminator: Discriminator) -> LossOutput:
         with torch.no_grad():
             decoded, _ = self.reconstruct(model, audio)
-        loss = self.discriminator.discriminator_loss(audio, decoded)
+        loss = discriminator.discriminator_loss(audio, decoded)
         return LossOutput(loss, {"loss_discriminator": loss.detach()})
 
-    def _autoencoder_loss(self, model: AudioAutoencoder, audio: Tensor, step: int, *, adversarial: bool) -> LossOutput:
+    def _autoencoder_loss(self, model: AudioAutoencoder, audio: Tensor, step: int, discriminator: Discriminator | None) -> LossOutput:
         decoded, info = self.reconstruct(model, audio)
         terms = self.losses(audio, decoded, info, step)
-        if adversarial:
-            with frozen(self.discriminator):
-                fool, features = self.discriminator.generator_loss(audio, decoded)
-            weights = self.config.loss_configs.discriminator.weights
-            terms |= {"adversarial": weights.adversarial * fool, "feature_matching": weights.feature_matching * features}
+        if discriminator is not None:
+            terms |= self._adversarial_terms(audio, decoded, discriminator)
         loss = torch.stack(list(terms.values())).sum()
         logs = {"loss": loss.detach(), **{f"loss_{name}": term.detach() for name, term in terms.items()}}
         return LossOutput(loss, logs | {"latent_std": info["latents"].detach().std()})
+
+    def _adversarial_terms(self, audio: Tensor, decoded: Tensor, discriminator: Discriminator) -> dict[str, Tensor]:
+        weights = self.config.loss_configs.discriminator.weights  # type: ignore[union-attr]  # there is one
+        with frozen(discriminator):
+            adversarial, features = discriminator.generator_loss(audio, decoded)
+        return {"adversarial": weights.adversarial * adversarial, "feature_matching": weights.feature_matching * features}
 
     def reconstruct(self, model: AudioAutoencoder, audio: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Audio (B, C, T) to its reconstruction of the same shape and what the bottleneck said, with `latents`."""
