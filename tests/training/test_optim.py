@@ -173,3 +173,16 @@ def test_optimizer_configs_win_over_learning_rate_and_say_so_once(caplog):
         optimizer, _ = default_optimizers(training, "diffusion")["diffusion"].build(weights())
     assert optimizer.defaults["lr"] == 0.5
     assert [record.getMessage() for record in caplog.records] == ["learning_rate 0.0003 has no effect: optimizer_configs is given and wins"]
+
+
+def test_warmup_stable_decay_has_its_three_phases_and_stays_at_the_end():
+    config = {"total_steps": 100, "warmup_steps": 10, "decay_start": 0.6, "final_ratio": 0.02}
+    optimizer, scheduler = group("SGD", {"lr": 2.0}, "WarmupStableDecay", config).build(weights())
+    rates = []
+    for _ in range(120):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(0.2) and rates[9:60] == [2.0] * 51
+    assert rates[80] == pytest.approx(1.02) and rates[100:] == pytest.approx([0.04] * 20)
+    assert all(a <= b for a, b in zip(rates[:10], rates[1:11], strict=True))
