@@ -21,6 +21,7 @@ SCHEDULER_ARGUMENTS = {
     "MultiStepLR": {"milestones": [2, 4]},
     "ExponentialLR": {"gamma": 0.9},
     "CosineAnnealingLR": {"T_max": 5},
+    "WarmupStableDecay": {"total_steps": 10},
     "CyclicLR": {"base_lr": 0.1, "max_lr": 0.2},
     "CosineAnnealingWarmRestarts": {"T_0": 3},
     "OneCycleLR": {"max_lr": 0.1, "total_steps": 20},
