@@ -1,0 +1,197 @@
+"""The `loss_configs` block of an autoencoder's training, and the sum of losses it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.models.discriminators import Discriminator, DiscriminatorConfig
+from stable_audio_tools.training.losses.reconstruction import (
+    MelParams,
+    MultiResolutionMel,
+    MultiResolutionSTFT,
+    SpectralParams,
+    at_least_single,
+)
+from stable_audio_tools.training.losses.terms import LossTerm, bottleneck_terms
+
+DECAY = "factor on the weights with every train step"
+DEAD = "accepted, no effect"
+
+# What the peer trains with when a config has no `loss_configs`.
+SCALES = (2048, 1024, 512, 256, 128, 64, 32)
+HOPS = tuple(scale // 4 for scale in SCALES)
+DEFAULT: dict[str, Any] = {
+    "discriminator": {
+        "type": "encodec",
+        "config": {"n_ffts": SCALES, "hop_lengths": HOPS, "win_lengths": SCALES, "filters": 32},
+        "weights": {"adversarial": 0.1, "feature_matching": 5.0},
+    },
+    "spectral": {
+        "config": {"fft_sizes": SCALES, "hop_sizes": HOPS, "win_lengths": SCALES, "perceptual_weighting": True},
+        "weights": {"mrstft": 1.0},
+    },
+    "time": {"weights": {"l1": 0.0}},
+}
+
+
+class SpectralWeights(StrictModel):
+    mrstft: float = Field(ge=0, description="of the multi-resolution STFT loss; left and right count half of it each")
+
+
+class SpectralLossConfig(StrictModel):
+    """Distance of spectra at several resolutions."""
+
+    type: str | None = Field(None, description=DEAD)
+    config: SpectralParams
+    weights: SpectralWeights
+    decay: float = Field(1.0, gt=0, le=1, description=DECAY)
+
+
+class TimeWeights(StrictModel):
+    l1: float = Field(0.0, ge=0, description="of the mean absolute difference of samples")
+    l2: float = Field(0.0, ge=0, description="of the mean squared difference of samples")
+
+
+class TimeLossConfig(StrictModel):
+    """Distance of samples."""
+
+    type: str | None = Field(None, description=DEAD)
+    config: dict[str, Any] | None = Field(None, description=DEAD)
+    weights: TimeWeights
+    decay: float = Field(1.0, gt=0, le=1, description=DECAY)
+
+
+class MelWeights(StrictModel):
+    mrmel: float = Field(ge=0, description="of the multi-resolution mel loss")
+
+
+class MelLossConfig(StrictModel):
+    """Distance of mel spectra."""
+
+    type: str | None = Field(None, description=DEAD)
+    config: MelParams | None = Field(None, description="needed when the weight is above 0")
+    weights: MelWeights
+
+    @model_validator(mode="after")
+    def _weighted_means_configured(self) -> Self:
+        if self.weights.mrmel and self.config is None:
+            fix = "give n_mels, window_lengths, pow, log_weight and mag_weight"
+            raise ConfigError([Problem(("config",), "required because weights.mrmel is above 0", fix)])
+        return self
+
+
+class BottleneckWeights(StrictModel):
+    kl: float | None = Field(None, ge=0, description="of the divergence from the standard normal; default 1e-6")
+    mmd: float | None = Field(None, ge=0, description="of the maximum mean discrepancy; default 100")
+
+
+class BottleneckLossConfig(StrictModel):
+    """Weights of what the bottleneck adds."""
+
+    type: str | None = Field(None, description=DEAD)
+    config: dict[str, Any] | None = Field(None, description=DEAD)
+    weights: BottleneckWeights
+
+
+def _refuse_hubert(value: Any) -> Any:
+    raise ConfigError([Problem((), "the hubert loss is not available yet", "remove the block", on_key=True)])
+
+
+class AutoencoderLossConfig(StrictModel):
+    """All losses of autoencoder training. A block left out is a loss left out; with nothing given, the peer's default applies."""
+
+    spectral: SpectralLossConfig | None = None
+    time: TimeLossConfig | None = None
+    discriminator: DiscriminatorConfig | None = None
+    mrmel: MelLossConfig | None = None
+    bottleneck: BottleneckLossConfig | None = None
+    hubert: Annotated[Any, BeforeValidator(_refuse_hubert)] = Field(None, description="not available yet")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_of_the_peer(cls, value: Any) -> Any:
+        return DEFAULT if isinstance(value, Mapping) and not value else value
+
+    @model_validator(mode="after")
+    def _something_is_reconstructed(self) -> Self:
+        weights = [block.weights.model_dump() for block in (self.spectral, self.time, self.mrmel) if block is not None]
+        if not any(weight for named in weights for weight in named.values()):
+            raise ConfigError([Problem((), "no reconstruction loss", "give spectral, time or mrmel a weight above 0")])
+        return self
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest audio, in samples, that every loss can compare."""
+        spectral = self.spectral.config.min_samples if self.spectral else 1
+        mel = self.mrmel.config.min_samples if self.mrmel and self.mrmel.config else 1
+        return max(spectral, mel, self.discriminator.min_samples if self.discriminator else 1)
+
+    def build(self, sample_rate: int, channels: int) -> AutoencoderLosses:
+        """The losses of audio at `sample_rate` Hz with `channels` channels.
+
+        Raises:
+            ConfigError: a weight of stereo's sum or difference is set and the audio is not stereo.
+        """
+        set_keys = self.spectral.config.model_fields_set if self.spectral else set()
+        if channels != 2 and (stereo := sorted({"w_sum", "w_diff"} & set_keys)):
+            what = f"only stereo has a sum and a difference, this audio has {channels} channel{'s' if channels > 1 else ''}"
+            raise ConfigError([Problem(("spectral", "config", key), what, "remove the key", on_key=True) for key in stereo])
+        return AutoencoderLosses(self, sample_rate)
+
+    def build_discriminator(self, channels: int) -> Discriminator | None:
+        """The discriminator of audio with `channels` channels, if there is one."""
+        return None if self.discriminator is None else self.discriminator.build(channels)
+
+
+class AutoencoderLosses(nn.Module):
+    """Reconstruction and bottleneck losses, each a weighted scalar; the discriminator's come from the discriminator."""
+
+    def __init__(self, config: AutoencoderLossConfig, sample_rate: int):
+        super().__init__()
+        spectral, time, mel = config.spectral, config.time, config.mrmel
+        self.stft = MultiResolutionSTFT(spectral.config, sample_rate) if spectral and spectral.weights.mrstft else None
+        self.mel = MultiResolutionMel(mel.config, sample_rate) if mel and mel.config and mel.weights.mrmel else None
+        self.terms: dict[str, LossTerm] = {}
+        if spectral:
+            weights = {
+                "mrstft": spectral.weights.mrstft,
+                "stft_left": spectral.weights.mrstft / 2,
+                "stft_right": spectral.weights.mrstft / 2,
+            }
+            self._add(weights, spectral.decay)
+        if time:
+            self._add(time.weights.model_dump(), time.decay)
+        if mel:
+            self._add(mel.weights.model_dump())
+        self.bottleneck_weights = config.bottleneck.weights.model_dump(exclude_none=True) if config.bottleneck else {}
+
+    def _add(self, weights: Mapping[str, float], decay: float = 1.0) -> None:
+        self.terms |= {name: LossTerm(name, weight, decay) for name, weight in weights.items() if weight}
+
+    def forward(self, reals: Tensor, decoded: Tensor, info: Mapping[str, Any], step: int = 0) -> dict[str, Tensor]:
+        """Weighted scalars by name; their sum is the loss. Terms of weight 0 are not computed.
+
+        Args:
+            reals: (B, C, T) originals.
+            decoded: (B, C, T) reconstructions.
+            info: what the bottleneck reported.
+            step: train steps done, for weights that fade.
+        """
+        values: dict[str, Tensor] = {}
+        if self.stft is not None:
+            values |= self.stft(reals, decoded)
+        if self.mel is not None:
+            values["mrmel"] = self.mel(reals, decoded)
+        if "l1" in self.terms:
+            values["l1"] = F.l1_loss(at_least_single(decoded), at_least_single(reals))
+        if "l2" in self.terms:
+            values["l2"] = F.mse_loss(at_least_single(decoded), at_least_single(reals))
+        weighted = {name: self.terms[name](value, step) for name, value in values.items()}
+        return weighted | bottleneck_terms(info, self.bottleneck_weights)
