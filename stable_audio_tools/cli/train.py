@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import random
+import shlex
 import sys
 import traceback
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ class Plan:
     val_dataset: Any
     folder: Path
     resume_from: Path | None
+    resume_command: str
 
     @property
     def max_steps(self) -> int | None:
@@ -54,10 +56,17 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     options = resolve(args)
     _import_plugins(options["plugins"])
-    plan = _plan(options)
+    plan = _plan(options, _resume_command(args, options))
     loaders = _loaders(plan)
     model = _model(plan)
     return _train(plan, model, loaders)
+
+
+def _resume_command(args: argparse.Namespace, options: Mapping[str, Any]) -> str:
+    """What was typed, with `--recover`: the command that goes on with this run."""
+    typed = {name: getattr(args, name) for name in options if getattr(args, name) is not None and name not in ("recover", "ckpt_path")}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in typed.items()]
+    return shlex.join(["stable-audio-tools", "train", *flags, "--recover"])
 
 
 def _import_plugins(names: str) -> None:
@@ -72,7 +81,7 @@ def _import_plugins(names: str) -> None:
 # what was asked for
 
 
-def _plan(options: dict[str, Any]) -> Plan:
+def _plan(options: dict[str, Any], resume_command: str) -> Plan:
     from stable_audio_tools.configs.parse import read_json
     from stable_audio_tools.data.dataset import parse_dataset_config
     from stable_audio_tools.training.config import parse_run_config
@@ -83,7 +92,9 @@ def _plan(options: dict[str, Any]) -> Plan:
     dataset = parse_dataset_config(options["dataset_config"] or dataset_document)
     _allow_code(options, dataset)
     folder, resume_from = _folder(options)
-    return Plan(options, config, document, dataset, dataset_document, _validation_dataset(options, dataset), folder, resume_from)
+    return Plan(
+        options, config, document, dataset, dataset_document, _validation_dataset(options, dataset), folder, resume_from, resume_command
+    )
 
 
 def _allow_code(options: Mapping[str, Any], dataset: Any) -> None:
@@ -212,7 +223,7 @@ def _train(plan: Plan, model: nn.Module, loaders: Loaders) -> int:
     module.accumulate_batches = options["accum_batches"]
     module.log_every_n_steps = options["log_every"]
     module.clip_grad_norm = options["gradient_clip_val"] or module.clip_grad_norm
-    page = RunFolder(plan.folder, name=plan.folder.name, max_steps=plan.max_steps)
+    page = RunFolder(plan.folder, name=plan.folder.name, max_steps=plan.max_steps, resume=plan.resume_command)
     trainer, signals = _trainer(plan, loaders, page)
     torch.manual_seed(options["seed"] + trainer.global_rank)  # every rank draws its own noise
     try:

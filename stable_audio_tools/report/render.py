@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import shlex
 from collections.abc import Iterable, Mapping
 from html import escape
 from importlib import resources
@@ -23,7 +22,6 @@ from stable_audio_tools.report.run_folder import RunFolder, number
 
 STATUSES = ("running", "finished", "stopped", "failed")
 SETUP_TITLES = {"config.json": "Model config", "dataset.json": "Dataset", "args.json": "Options"}
-NOT_REPEATED = ("recover", "ckpt_path", "config_file")  # options that resuming replaces or that args.json already holds resolved
 
 
 def page(folder: RunFolder, data: Mapping[str, Any], media: Iterable[Media]) -> str:
@@ -41,7 +39,7 @@ def page(folder: RunFolder, data: Mapping[str, Any], media: Iterable[Media]) -> 
         problem=_problem(folder.run),
         facts=_definitions(_facts(folder)),
         evaluation=_evaluation(folder.evaluation),
-        resume=escape(resume_command(folder.setup.get("args.json"))),
+        resume=escape(string(folder.run.get("resume") or "")),
         setup="\n".join(_setup(name, value) for name, value in folder.setup.items()),
         versions=_definitions(_versions(folder.run)),
         notes="".join(f"<li>{escape(note)}</li>" for note in folder.notes),
@@ -193,17 +191,6 @@ def _setup(name: str, value: Any) -> str:
         f'<details class="document"><summary>{escape(SETUP_TITLES[name])} <span class="file">{escape(name)}</span></summary>'
         f'<pre tabindex="0">{escape(text)}</pre></details>'
     )
-
-
-def resume_command(options: Any) -> str:
-    """The command that goes on with this run, from its resolved options; empty where they are not known."""
-    if not isinstance(options, dict):
-        return ""
-    words = ["stable-audio-tools", "train"]
-    for name, value in options.items():
-        if name not in NOT_REPEATED and value not in (None, "", False):
-            words += [f"--{str(name).replace('_', '-')}", *([] if value is True else [string(value)])]
-    return shlex.join([*words, "--recover"])
 
 
 def _evaluation(value: Any) -> str:

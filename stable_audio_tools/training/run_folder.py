@@ -29,10 +29,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class RunFolder(pl.Callback):
-    """Keeps `run.json` and `index.html` up to date, at most every 30 seconds and whenever demos or the end come."""
+    """Keeps `run.json` and `index.html` up to date, every 30 seconds and at the end.
 
-    def __init__(self, folder: Path, *, name: str, max_steps: int | None):
-        self.folder, self.name, self.max_steps = folder, name, max_steps
+    Args:
+        folder: the run folder.
+        name: of the run. max_steps: train steps to go to; None: no limit.
+        resume: the command that goes on with this run.
+    """
+
+    def __init__(self, folder: Path, *, name: str, max_steps: int | None, resume: str = ""):
+        self.folder, self.name, self.max_steps, self.resume = folder, name, max_steps, resume
         earlier = _read(folder / "run.json")
         self._before_s = float(earlier.get("wall_s", 0.0))
         self._resumed = list(earlier.get("resumed", []))
@@ -73,6 +79,7 @@ class RunFolder(pl.Callback):
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_s": round(self._before_s + time.monotonic() - self._start, 1),
             "resumed": self._resumed,
+            "resume": self.resume,
         }
         write_json(self.folder / "run.json", state | self._facts | more)
         try:

@@ -104,6 +104,7 @@ def run_state(step: int, max_steps: int = 2000, **more) -> dict:
         "parameters": 2_462_344,
         "device": "cpu",
         "resumed": [],
+        "resume": "stable-audio-tools train --model-config=model.json --name=quickstart --recover",
         **more,
     }
 

@@ -21,7 +21,7 @@ from report_samples import (
 )
 
 from stable_audio_tools.report import build, build_report
-from stable_audio_tools.report.render import duration, resume_command, script_json
+from stable_audio_tools.report.render import duration, script_json
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`&amp;$title${script}\u2028]]>-->"
 
@@ -204,9 +204,9 @@ def test_wrong_types_in_run_json(tmp_path):
         "parameters": "many",
         "resumed": "often",
     }
-    (tmp_path / "run.json").write_text(json.dumps(state))
+    (run / "run.json").write_text(json.dumps(state))
     assert "unknown" in built(tmp_path).text
-    (tmp_path / "run.json").write_text(json.dumps(run_state(5, max_steps=None, status="stopped")))
+    (run / "run.json").write_text(json.dumps(run_state(5, max_steps=None, status="stopped")))
     assert "stopped" in built(tmp_path).text
 
 
@@ -265,13 +265,10 @@ def test_evaluation_of_any_nesting(tmp_path):
     assert page.count("table") == 2
 
 
-def test_resume_command():
-    assert resume_command(OPTIONS) == (
-        "stable-audio-tools train --model-config model_configs/quickstart/model.json --name 'quick start' --save-dir runs "
-        "--max-steps 2000 --batch-size 32 --seed 42 --allow-partial --recover"
-    )
-    assert resume_command({"name": "x; rm -rf ~"}) == "stable-audio-tools train --name 'x; rm -rf ~' --recover"
-    assert resume_command(None) == ""
+def test_the_resume_command_is_the_one_the_run_wrote_down(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"name": "x", "resume": "stable-audio-tools train --name 'x; rm <b>' --recover"}))
+    page = build_report(tmp_path).read_text()
+    assert "train --name &#x27;x; rm &lt;b&gt;&#x27; --recover" in page
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -186,4 +187,4 @@ def test_warmup_stable_decay_has_its_three_phases_and_stays_at_the_end():
         scheduler.step()
     assert rates[0] == pytest.approx(0.2) and rates[9:60] == [2.0] * 51
     assert rates[80] == pytest.approx(1.02) and rates[100:] == pytest.approx([0.04] * 20)
-    assert all(a <= b for a, b in zip(rates[:10], rates[1:11], strict=True))
+    assert all(a <= b for a, b in itertools.pairwise(rates[:11]))
