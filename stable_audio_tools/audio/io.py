@@ -83,11 +83,11 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
     name = os.fspath(path)
     with _opened(name) as file:
         info = _info(file)
-    cause = _absurd(info) or _cut(name, info)
-    if cause:
-        raise ConfigError(cause, shown(name))
-    guessed = info.codec.startswith("MPEG") and not mp3_has_length(name)
-    return info._replace(frames=_counted(name)) if guessed else info
+        cause = _absurd(info) or _cut(name, info)
+        if cause:
+            raise ConfigError(cause, shown(name))
+        guessed = info.codec.startswith("MPEG") and not mp3_has_length(name)
+        return info._replace(frames=_counted(file)) if guessed else info
 
 
 def load_audio(
@@ -168,10 +168,10 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 def _decode(path: str, info: AudioInfo, start: int, stop: int) -> Frames:
     """Frames [start, stop) as (T, C) float32, the same bits as in a decode of the whole."""
-    begin = _seek_target(path, info, start)
     with _opened(path) as file:
         if _info(file)[1:] != info[1:]:
             raise ConfigError("the file has changed since it was first looked at", shown(path))
+        begin = _seek_target(path, info, start)
         file.seek(begin)
         frames = file.read(stop - begin, dtype="float32", always_2d=True)
     if len(frames) < stop - begin:
@@ -212,18 +212,19 @@ def _opened(path: str) -> Iterator[Any]:
             yield file
     except soundfile.SoundFileError:
         raise ConfigError("the audio cannot be decoded: the file is cut or damaged", shown(path)) from None
+    except OSError as error:
+        raise ConfigError(_cause(path, error), shown(path)) from None
 
 
 def _info(file: Any) -> AudioInfo:
     return AudioInfo(file.frames, file.samplerate, file.channels, file.format, file.subtype)
 
 
-def _counted(path: str) -> int:
+def _counted(file: Any) -> int:
     """Frames that come out of a decode."""
     total = 0
-    with _opened(path) as file:
-        while block := len(file.read(READ_BLOCK, dtype="float32")):
-            total += block
+    while block := len(file.read(READ_BLOCK, dtype="float32")):
+        total += block
     return total
 
 

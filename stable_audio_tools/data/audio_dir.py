@@ -121,14 +121,14 @@ class AudioDirDataset(Dataset[Any]):
             ConfigError: file after file cannot be served.
         """
         faults: list[Fault] = []
-        for index in self._candidates(key):
+        for attempt, index in enumerate(self._candidates(key)):
             part, file = self._file(index)
             try:
-                return self._clip(part, file, key)._replace(faults=tuple(faults))
+                return self._clip(part, file, key, attempt)._replace(faults=tuple(faults))
             except _NotServableError as error:
                 faults.append(Fault(shown(file.path), str(error)))
-        first = "\n    ".join(f"{fault.path}: {fault.cause}" for fault in faults[:4])
-        raise ConfigError([Problem((), f"{len(faults)} files in a row cannot be served", f"first causes:\n    {first}")], "dataset")
+        first = [f"{fault.path}: {fault.cause}" for fault in faults[:4]]
+        raise ConfigError("\n".join([f"{len(faults)} files in a row cannot be served; the first causes:", *first]), "dataset")
 
     def _candidates(self, key: ItemKey) -> Iterator[int]:
         yield key.item
@@ -142,9 +142,9 @@ class AudioDirDataset(Dataset[Any]):
             index -= len(scan.files)
         raise AssertionError("the index is within the length")
 
-    def _clip(self, part: int, file: AudioFile, key: ItemKey) -> Sample:
+    def _clip(self, part: int, file: AudioFile, key: ItemKey, attempt: int) -> Sample:
         total = resampled_length(file.info.frames, file.info.sample_rate, self.sample_rate)
-        audio, start = self._audible(file, total, key)
+        audio, start = self._audible(file, total, (*key, attempt))
         length = audio.shape[-1]
         audio = F.pad(audio, (0, self.sample_size - length))
         metadata = self._metadata(part, file, start, total)
@@ -153,16 +153,15 @@ class AudioDirDataset(Dataset[Any]):
             metadata |= self._custom(module, metadata, audio, length)
         return Sample(audio, metadata, length)
 
-    def _audible(self, file: AudioFile, total: int, key: ItemKey) -> tuple[Tensor, int]:
-        """A crop that is not silent, and where it starts, in samples of the clip's rate."""
-        for place in range(PLACES):
-            start = below(total - self.sample_size + 1, *key, "start", place) if self.config.random_crop and total > self.sample_size else 0
+    def _audible(self, file: AudioFile, total: int, names: tuple[int, ...]) -> tuple[Tensor, int]:
+        """A crop that is not silent, named by `names`, and where it starts, in samples of the clip's rate."""
+        moves = self.config.random_crop and total > self.sample_size
+        for place in range(PLACES if moves else 1):
+            start = below(total - self.sample_size + 1, *names, "start", place) if moves else 0
             audio = self._crop(file, start, min(start + self.sample_size, total))
             if not self._limits.silent(float(audio.abs().amax())):
-                flip = self.config.phase_flip and below(2, *key, "flip")
+                flip = self.config.phase_flip and below(2, *names, "flip")
                 return (-audio if flip else audio), start
-            if not self.config.random_crop or total <= self.sample_size:
-                break
         raise _NotServableError(f"the crop is silent, the last one tried at {start / self.sample_rate:.2f} s")
 
     def _crop(self, file: AudioFile, start: int, stop: int) -> Tensor:

@@ -189,7 +189,7 @@ class AudioLoader:
         for fault in faults:
             if fault.path not in self.faults:
                 self.faults[fault.path] = fault.cause
-                log.warning("cannot be used, other files are served instead: %s: %s", fault.path, fault.cause)
+                log.warning("not served, another file stands in: %s: %s", fault.path, fault.cause)
 
 
 _LIVE: weakref.WeakSet[AudioLoader] = weakref.WeakSet()

@@ -137,7 +137,7 @@ def _nothing_usable(scan: Scan, found: int) -> list[Problem]:
         message = f"no audio files in this folder{f'; it holds {others}' if others else ''}"
         return [Problem((), message, f"looked for {', '.join(CONTAINERS)} here and in all folders below")]
     lines = [f"{path}: {cause}" for path, cause in scan.bad[: LISTED // 4]]
-    return [Problem((), f"none of {found} audio files can be used", "first causes:\n    " + "\n    ".join(lines))]
+    return [Problem((), "\n".join([f"none of {found} audio files can be used; the first causes:", *lines]))]
 
 
 def _shortened(lines: Sequence[str]) -> str:
