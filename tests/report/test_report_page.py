@@ -158,7 +158,7 @@ def test_hostile_text_stays_text(tmp_path):
     state = run_state(
         10, **{"name": HOSTILE, "error": HOSTILE, "device": HOSTILE, "started": HOSTILE, "updated": HOSTILE, "versions": {HOSTILE: HOSTILE}}
     )
-    (run / "run.json").write_text(json.dumps(state))
+    (tmp_path / "run.json").write_text(json.dumps(state))
     for name in ("config.json", "dataset.json", "args.json", "evaluation.json"):
         (run / name).write_text(json.dumps({HOSTILE: HOSTILE, "nested": {HOSTILE: {HOSTILE: [HOSTILE]}}}))
     clip = autoencoder_clips(0, 1, seconds=0.05)[0]
@@ -204,9 +204,9 @@ def test_wrong_types_in_run_json(tmp_path):
         "parameters": "many",
         "resumed": "often",
     }
-    (run / "run.json").write_text(json.dumps(state))
+    (tmp_path / "run.json").write_text(json.dumps(state))
     assert "unknown" in built(tmp_path).text
-    (run / "run.json").write_text(json.dumps(run_state(5, max_steps=None, status="stopped")))
+    (tmp_path / "run.json").write_text(json.dumps(run_state(5, max_steps=None, status="stopped")))
     assert "stopped" in built(tmp_path).text
 
 
