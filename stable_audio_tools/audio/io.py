@@ -160,6 +160,12 @@ def can_make(channels: int, present: int) -> bool:
     return channels == present or present == 1 or channels in (1, 2)
 
 
+def peak_level(audio: Tensor) -> float:
+    """The largest magnitude of audio on the CPU; NaN where any sample is NaN."""
+    samples = audio.numpy()  # torch would wake its threads for each crop, which costs more than the search
+    return max(-float(samples.min()), float(samples.max()))
+
+
 def shown(path: str | os.PathLike[str]) -> str:
     """A path as text that any terminal and log can take: undecodable bytes and control characters are escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -10,13 +10,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from stable_audio_tools.audio.io import read_part, shown, to_channels
+from stable_audio_tools.audio.io import peak_level, read_part, shown, to_channels
 from stable_audio_tools.audio.resample import resampled_length
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
@@ -146,7 +145,7 @@ class AudioDirDataset(Dataset[Any]):
         total = resampled_length(file.info.frames, file.info.sample_rate, self.sample_rate)
         audio, start = self._audible(file, total, (*key, attempt))
         length = audio.shape[-1]
-        audio = F.pad(audio, (0, self.sample_size - length))
+        audio = F.pad(audio, (0, self.sample_size - length)) if length < self.sample_size else audio
         metadata = self._metadata(part, file, start, total)
         module = self.config.datasets[part].custom_metadata_module
         if module:
@@ -158,21 +157,22 @@ class AudioDirDataset(Dataset[Any]):
         moves = self.config.random_crop and total > self.sample_size
         for place in range(PLACES if moves else 1):
             start = below(total - self.sample_size + 1, *names, "start", place) if moves else 0
-            audio = self._crop(file, start, min(start + self.sample_size, total))
-            if not self._limits.silent(float(audio.abs().amax())):
+            audio, peak = self._crop(file, start, min(start + self.sample_size, total))
+            if not self._limits.silent(peak):
                 flip = self.config.phase_flip and below(2, *names, "flip")
                 return (-audio if flip else audio), start
         raise _NotServableError(f"the crop is silent, the last one tried at {start / self.sample_rate:.2f} s")
 
-    def _crop(self, file: AudioFile, start: int, stop: int) -> Tensor:
-        """(C, T) in [-1, 1], which is what models give, and the range in which MP3 and resampling may overshoot."""
+    def _crop(self, file: AudioFile, start: int, stop: int) -> tuple[Tensor, float]:
+        """(C, T) in [-1, 1], which is what models give and what MP3 and resampling may overshoot; and the peak level."""
         try:
             audio = to_channels(read_part(file.path, file.info, self.sample_rate, start, stop), self.audio_channels)
         except ConfigError as error:
             raise _NotServableError(error.problems[0].message) from None
-        if not torch.isfinite(audio).all():
+        peak = peak_level(audio)
+        if not math.isfinite(peak):
             raise _NotServableError(f"NaN or infinite samples after {start / self.sample_rate:.2f} s")
-        return audio.clamp_(-1, 1)
+        return (audio.clamp(-1, 1) if peak > 1 else audio), peak
 
     def _metadata(self, part: int, file: AudioFile, start: int, total: int) -> dict[str, Any]:
         seconds_start, seconds_total = start / self.sample_rate, file.info.seconds

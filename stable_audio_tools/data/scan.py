@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from stable_audio_tools.audio.io import CANNOT_READ, CONTAINERS, AudioInfo, can_make, probe, read_part, shown
+from stable_audio_tools.audio.io import CANNOT_READ, CONTAINERS, AudioInfo, can_make, peak_level, probe, read_part, shown
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.data.captions import SIDECARS, Metadata, read_sidecars, read_tables
 from stable_audio_tools.data.types import Fault
@@ -250,7 +250,7 @@ def _unfit_audio(path: str, info: AudioInfo, limits: Limits, thorough: bool) -> 
 def _peak(path: str, info: AudioInfo, start: int, stop: int) -> float:
     """Raises ConfigError where the audio cannot be decoded or is not finite."""
     audio = read_part(path, info, info.sample_rate, start, stop)
-    peak = float(audio.abs().amax())
+    peak = peak_level(audio)
     if not math.isfinite(peak):
         first = int((~audio.isfinite()).any(0).nonzero()[0]) + start
         raise ConfigError(f"NaN or infinite samples, the first at {first / info.sample_rate:.2f} s", shown(path))
