@@ -1,5 +1,7 @@
 """`evaluate --model FILE or RUN_DIR`: measures a trained model on prompts whose combinations it was not trained on.
 
+The figures of a run also go into its folder, as `evaluation.json`, and into its report.
+
 Prompts, real sounds and measurements are fixed; `--seed` is of the model's noise. The same command gives the same report.
 """
 
@@ -10,11 +12,12 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stable_audio_tools.cli.values import not_negative, whole
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DATASET = "dataset.json"
+RUN = "run.json"
 BATCH = 16
 
 
@@ -43,10 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset-config", metavar="FILE", help="the synthetic dataset it was trained on (default: the run's dataset.json)"
     )
-    parser.add_argument("--num-prompts", type=_whole(2), default=48, metavar="N", help="prompts with a note (default: 48)")
-    parser.add_argument("--steps", type=_whole(1), default=default.steps, metavar="N", help=f"sampler steps (default: {default.steps})")
-    parser.add_argument("--cfg-scale", type=_scale, default=default.cfg_scale, metavar="S", help=f"guidance (default: {default.cfg_scale})")
-    parser.add_argument("--seed", type=_whole(0), default=default.seed, metavar="N", help=f"of the noise (default: {default.seed})")
+    parser.add_argument("--num-prompts", type=whole(2), default=48, metavar="N", help="prompts with a note (default: 48)")
+    parser.add_argument("--steps", type=whole(1), default=default.steps, metavar="N", help=f"sampler steps (default: {default.steps})")
+    parser.add_argument(
+        "--cfg-scale", type=not_negative, default=default.cfg_scale, metavar="S", help=f"guidance (default: {default.cfg_scale})"
+    )
+    parser.add_argument("--seed", type=whole(0), default=default.seed, metavar="N", help=f"of the noise (default: {default.seed})")
     parser.add_argument("--out", metavar="FILE", help="also write the report as JSON")
     parser.add_argument("--save-audio", metavar="DIR", help="also keep the generated clips")
 
@@ -56,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from stable_audio_tools.models.pretrained import get_pretrained_model
+    from stable_audio_tools.report import build_report
 
     _check_writable(args)
     model, config = get_pretrained_model(args.model)
@@ -68,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
     print(report.to_markdown())
     if args.out:
         _write_json(Path(args.out), report.to_dict())
+    if (Path(args.model) / RUN).is_file():
+        _write_json(Path(args.model) / "evaluation.json", report.to_dict())
+        log.info("report: %s", build_report(Path(args.model)))
     return 0
 
 
@@ -174,26 +184,3 @@ def _write_json(path: Path, report: Mapping[str, Any]) -> None:
             file.write((json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise ConfigError(f"cannot write the report: {error.strerror}", source=f"--out {path}") from None
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of {least} or more, got {text!r}")
-        return value
-
-    return parse
-
-
-def _scale(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, got {text!r}")
-    return value

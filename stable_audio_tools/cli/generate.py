@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stable_audio_tools.cli.values import number, positive, share, whole
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.suggest import did_you_mean
 
@@ -47,16 +48,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="another condition of the model, for all clips; seconds_start is 0 and seconds_total the length unless given",
     )
-    add("--seconds", type=_positive, metavar="S", help="length of each clip (default: that of the training clips)")
-    add("--steps", type=_whole(1), metavar="N", help=f"sampler steps (default: as in the model's demos, else {STEPS})")
-    add("--cfg-scale", type=_number, metavar="X", help=f"guidance, 1 is none (default: as in the model's demos, else {CFG_SCALE:g})")
+    add("--seconds", type=positive, metavar="S", help="length of each clip (default: that of the training clips)")
+    add("--steps", type=whole(1), metavar="N", help=f"sampler steps (default: as in the model's demos, else {STEPS})")
+    add("--cfg-scale", type=number, metavar="X", help=f"guidance, 1 is none (default: as in the model's demos, else {CFG_SCALE:g})")
     add("--sampler", metavar="NAME", help="default: as in the model's demos, else the one for its objective")
-    add("--seed", type=_whole(0), metavar="N", help="of the first clip, the next has the next seed (default: a fresh one)")
-    add("--batch-size", type=_whole(1), default=8, metavar="N", help="clips made at once; it changes none of them (default: 8)")
+    add("--seed", type=whole(0), metavar="N", help="of the first clip, the next has the next seed (default: a fresh one)")
+    add("--batch-size", type=whole(1), default=8, metavar="N", help="clips made at once; it changes none of them (default: 8)")
     add("--init-audio", metavar="FILE", help="make variations of this sound")
     add(
         "--init-noise-level",
-        type=_share,
+        type=share,
         metavar="X",
         help=f"how far from --init-audio: above 0, nearly the same, to 1, unrelated (default: {INIT_NOISE_LEVEL})",
     )
@@ -332,43 +333,3 @@ def _write_settings(audio: Path, settings: Mapping[str, Any]) -> None:
         path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", source=str(path)) from None
-
-
-# flags
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of {least} or more, got {text!r}")
-        return value
-
-    return parse
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _number(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, at most 1, got {text!r}")
-    return value
