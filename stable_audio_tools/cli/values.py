@@ -24,34 +24,29 @@ def whole(least: int) -> Callable[[str], int]:
 
 def number(text: str) -> float:
     """A finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
-    return value
+    return _number(text, "a number", lambda value: True)
 
 
 def positive(text: str) -> float:
     """A number above 0."""
-    value = number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
+    return _number(text, "a number above 0", lambda value: value > 0)
 
 
 def not_negative(text: str) -> float:
     """A number of 0 or more."""
-    value = number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, got {text!r}")
-    return value
+    return _number(text, "a number of 0 or more", lambda value: value >= 0)
 
 
 def share(text: str) -> float:
     """A number above 0, at most 1."""
-    value = number(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, at most 1, got {text!r}")
+    return _number(text, "a number above 0, at most 1", lambda value: 0 < value <= 1)
+
+
+def _number(text: str, what: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or not fits(value):
+        raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
     return value
