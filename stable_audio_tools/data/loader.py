@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import signal
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from stable_audio_tools.configs.errors import ConfigError, Problem
@@ -24,6 +26,10 @@ from stable_audio_tools.data.order import batches_in, epoch_length, epoch_order,
 from stable_audio_tools.data.types import Batch, Fault, ItemKey, Part, collate, fetch
 
 log = logging.getLogger(__name__)
+
+DEATHS = (
+    "Most often the machine ran out of memory (fewer --num-workers help) or of shared memory (/dev/shm); --num-workers 0 shows other causes"
+)
 
 
 class AudioLoader:
@@ -76,7 +82,7 @@ class AudioLoader:
             sampler=self._plan,
             num_workers=num_workers,
             collate_fn=_unchanged,
-            worker_init_fn=_leave_signals_to_parent,
+            worker_init_fn=_listen_to_parent_only,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # or each pass would draw a number from the global generator, also after a resume
@@ -125,6 +131,9 @@ class AudioLoader:
         """End the worker processes. They also end with the loader and with the program; another pass starts new ones."""
         iterator, self._torch_loader._iterator = self._torch_loader._iterator, None
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            if iterator._worker_pids_set:  # or torch would raise, wherever the program is, for each worker that ends after one died
+                _remove_worker_pids(id(iterator))
+                iterator._worker_pids_set = False
             workers = iterator._workers
             iterator._shutdown_workers()
             for worker in workers:
@@ -162,19 +171,22 @@ class AudioLoader:
         return batches_in(max(items, 0), self.batch_size, world_size, drop_last=self.drop_last)
 
     def _batches(self) -> Iterator[Batch]:
-        source = iter(self._torch_loader)
+        source: Iterator[Any] | None = None
         while True:
+            death = ""
             try:
+                source = iter(self._torch_loader) if source is None else source
                 made = next(source)
             except StopIteration:
                 return
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error):
                     raise
-                raise RuntimeError(
-                    f"a data worker process died: {error}. Most often the machine ran out of memory (fewer --num-workers) or of "
-                    "shared memory (/dev/shm); --num-workers 0 shows other causes"
-                ) from error
+                death = str(error).strip()
+            if death:  # not inside `except`: torch's error would hold on to its iterator, which must end
+                source = None
+                self.close()
+                raise RuntimeError(f"a data worker process died: {death} {DEATHS}")
             if isinstance(made, _Failure):
                 raise ConfigError(made.message)
             yield made
@@ -197,7 +209,7 @@ _LIVE: weakref.WeakSet[AudioLoader] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Before Python's own end, which would wait for workers that do not listen to its signal."""
+    """While workers can still be asked to end: Python itself would stop them wherever they are."""
     for loader in list(_LIVE):
         loader.close()
 
@@ -236,8 +248,18 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals_to_parent(worker: int) -> None:
+def _listen_to_parent_only(worker: int) -> None:
     """Ctrl-C and a scheduler's signals reach every process; the training process alone decides, after the step it is in."""
-    names = ("SIGINT", "SIGTERM") if os.name == "nt" else ("SIGINT", "SIGTERM", "SIGUSR1")
-    for name in names:
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told(parent: int) -> None:
+    """Python ends leftover workers with the same SIGTERM and waits for them, so that the sender must be looked at."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
