@@ -24,8 +24,8 @@ CHOICES = {
     "remove_pretransform_weight_norm": ("", "pre_load", "post_load"),
 }
 LEAST = {
-    "max_steps": 0, "max_epochs": 0, "batch_size": 1, "num_workers": 0, "seed": 0, "accum_batches": 1, "gradient_clip_val": 0,
-    "val_every": 0, "checkpoint_every": 0, "save_top_k": -1, "log_every": 1, "num_nodes": 1,
+    "max_steps": 0, "max_epochs": 0, "max_minutes": 0, "batch_size": 1, "num_workers": 0, "seed": 0, "accum_batches": 1,
+    "gradient_clip_val": 0, "val_every": 0, "checkpoint_every": 0, "save_top_k": -1, "log_every": 1, "num_nodes": 1,
 }  # fmt: skip
 FILES = ("model_config", "dataset_config", "val_dataset_config", "ckpt_path", "pretrained_ckpt_path", "pretransform_ckpt_path")
 """Options that name a file; in an INI file they are relative to that file."""

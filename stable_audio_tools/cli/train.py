@@ -260,7 +260,7 @@ def _trainer(plan: Plan, loaders: Loaders, page: Any) -> tuple[Any, Any]:
     import lightning.pytorch as pl
 
     from stable_audio_tools.training.checkpoint_io import AtomicCheckpointIO
-    from stable_audio_tools.training.checkpoints import RunCheckpoint, SignalGuard, StopAtStep
+    from stable_audio_tools.training.checkpoints import RunCheckpoint, SignalGuard, StopAtStep, StopAtTime
     from stable_audio_tools.training.factory import create_demo_callback_from_config
     from stable_audio_tools.training.loggers import create_loggers
     from stable_audio_tools.training.progress import RunProgress
@@ -271,7 +271,8 @@ def _trainer(plan: Plan, loaders: Loaders, page: Any) -> tuple[Any, Any]:
     checkpoint = RunCheckpoint(plan.folder / "checkpoints", every=options["checkpoint_every"], keep=options["save_top_k"])
     signals = SignalGuard(checkpoint)
     demos = create_demo_callback_from_config(plan.config, demo_dl=loaders.demo, folder=plan.folder / "demos")
-    limits = [StopAtStep(plan.max_steps)] if plan.max_steps else []
+    limits: list[pl.Callback] = [StopAtStep(plan.max_steps)] if plan.max_steps else []
+    limits += [StopAtTime(options["max_minutes"])] if options["max_minutes"] else []
     every = options["val_every"] * options["accum_batches"]
     shared = {
         "name": plan.folder.name,

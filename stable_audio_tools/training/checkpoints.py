@@ -1,4 +1,4 @@
-"""When a run's training state is saved: every N train steps, when a signal asks, and always at the end."""
+"""When a run's training state is saved (every N train steps, when a signal asks, always at the end), and when a run ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -122,6 +123,28 @@ class StopAtStep(pl.Callback):
     def __init__(self, max_steps: int):
         self.max_steps = max_steps
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._stop_if_there(trainer, pl_module)
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if pl_module.train_step >= self.max_steps:
+        self._stop_if_there(trainer, pl_module)
+
+    def _stop_if_there(self, trainer: pl.Trainer, module: Any) -> None:
+        if module.train_step >= self.max_steps:
+            trainer.should_stop = True
+
+
+class StopAtTime(pl.Callback):
+    """Ends training at the first step after `max_minutes` of it; a resumed run gets as long again."""
+
+    def __init__(self, max_minutes: float):
+        self.max_minutes = max_minutes
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._end = time.monotonic() + 60 * self.max_minutes
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        over = trainer.strategy.reduce_boolean_decision(time.monotonic() >= self._end, all=False)  # ranks must stop together
+        if over and pl_module._micro_batch == 0:
+            log.info("%g minutes are over at step %d", self.max_minutes, pl_module.train_step)
             trainer.should_stop = True

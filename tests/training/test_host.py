@@ -15,7 +15,7 @@ import configs
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training import create_demo_callback_from_config, create_training_wrapper_from_config
-from stable_audio_tools.training.checkpoints import RunCheckpoint, StopAtStep
+from stable_audio_tools.training.checkpoints import RunCheckpoint, StopAtStep, StopAtTime
 from stable_audio_tools.training.demos.base import DemoCallback, isolated_random_state
 
 KINDS = {"diffusion_cond": configs.text_to_audio, "autoencoder": configs.autoencoder}
@@ -213,6 +213,21 @@ def test_validation_is_the_same_twice():
     torch.manual_seed(77)
     second = validated()
     assert first == second and "val/loss" in first and "val/loss_t_0.5" in first
+
+
+def test_time_ends_a_run_at_a_step(tmp_path):
+    module = wrapper(configs.text_to_audio())
+    fit(module, loader(configs.text_to_audio()), 10_000, StopAtTime(0.005), RunCheckpoint(tmp_path, every=0, keep=1))
+    assert 0 < module.train_step < 10_000
+    assert (tmp_path / f"step={module.train_step:08d}.ckpt").exists()
+
+
+def test_a_finished_run_that_is_resumed_trains_no_further(tmp_path):
+    config = configs.text_to_audio()
+    fit(wrapper(config), loader(config), 3, RunCheckpoint(tmp_path, every=0, keep=1))
+    again = wrapper(config)
+    fit(again, loader(config), 3, ckpt_path=tmp_path / "last.ckpt")
+    assert again.train_step == 3
 
 
 class Broken(DemoCallback):
