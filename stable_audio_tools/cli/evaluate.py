@@ -30,29 +30,35 @@ log = logging.getLogger(__name__)
 DATASET = "dataset.json"
 RUN = "run.json"
 BATCH = 16
+STEPS, CFG_SCALE = 50, 1.5  # chosen: where the model's demo settings do not say
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How clips are generated; part of the report's recipe."""
 
-    steps: int = 50
-    cfg_scale: float = 1.5
+    steps: int
+    cfg_scale: float
     seed: int = 0
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, config: Mapping[str, Any]) -> Sampling:
+        """What was asked for; steps and guidance default to those of the model's demos."""
+        demo = (config.get("training") or {}).get("demo") or {}
+        scale = next(iter(demo.get("demo_cfg_scales") or ()), CFG_SCALE) if args.cfg_scale is None else args.cfg_scale
+        return cls(args.steps or demo.get("demo_steps") or STEPS, float(scale), args.seed)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    default = Sampling()
     parser.add_argument("--model", required=True, metavar="FILE|RUN_DIR", help="weights (safetensors), or the folder of a run")
     parser.add_argument(
         "--dataset-config", metavar="FILE", help="the synthetic dataset it was trained on (default: the run's dataset.json)"
     )
     parser.add_argument("--num-prompts", type=whole(2), default=48, metavar="N", help="prompts with a note (default: 48)")
-    parser.add_argument("--steps", type=whole(1), default=default.steps, metavar="N", help=f"sampler steps (default: {default.steps})")
-    parser.add_argument(
-        "--cfg-scale", type=not_negative, default=default.cfg_scale, metavar="S", help=f"guidance (default: {default.cfg_scale})"
-    )
-    parser.add_argument("--seed", type=whole(0), default=default.seed, metavar="N", help=f"of the noise (default: {default.seed})")
+    as_in_demos = "(default: as in the model's demos, else {})".format
+    parser.add_argument("--steps", type=whole(1), metavar="N", help=f"sampler steps {as_in_demos(STEPS)}")
+    parser.add_argument("--cfg-scale", type=not_negative, metavar="S", help=f"guidance, 1 is none {as_in_demos(CFG_SCALE)}")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the noise (default: 0)")
     parser.add_argument("--out", metavar="FILE", help="also write the report as JSON")
     parser.add_argument("--save-audio", metavar="DIR", help="also keep the generated clips")
 
@@ -68,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     model, config = get_pretrained_model(args.model)
     _check_kind(config, args.model)
     dataset = _dataset(args.dataset_config, Path(args.model))
-    sampling = Sampling(args.steps, args.cfg_scale, args.seed)
+    sampling = Sampling.of(args, config)
     keep = Path(args.save_audio) if args.save_audio else None
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     report = evaluate_diffusion_cond(model, config, dataset, sampling, num_prompts=args.num_prompts, save_audio=keep, name=args.model)
