@@ -1,4 +1,4 @@
-"""One-dimensional convolution blocks of the audio codecs: weight-normalised layers, Snake, residual units, upsamplers.
+"""Convolution blocks of the audio codecs and their discriminators: weight-normalised layers, Snake, residual units, upsamplers.
 
 Parameter names and the indices inside the `Sequential`s are file format: published checkpoints name them.
 B batch, C channels, T samples or frames.
@@ -72,6 +72,17 @@ def _fold(v: Tensor, g: Tensor) -> Tensor:
 
 class WNConv1d(_WeightNorm, nn.Conv1d):
     """`nn.Conv1d` under weight normalisation; same arguments."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._own_weight_norm()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.effective_weight(), self.bias)
+
+
+class WNConv2d(_WeightNorm, nn.Conv2d):
+    """`nn.Conv2d` under weight normalisation; same arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

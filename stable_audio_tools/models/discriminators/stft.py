@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.models.discriminators.base import AdversarialLoss, BaseDiscriminatorConfig, Discriminator, Verdict
-from stable_audio_tools.nn.conv import _WeightNorm
+from stable_audio_tools.nn.conv import WNConv2d
 
 ACTIVATIONS = Literal["LeakyReLU", "ReLU", "ELU", "GELU", "SiLU", "Tanh"]
 Pair = tuple[PositiveInt, PositiveInt]
@@ -171,14 +171,3 @@ class NormedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
-
-
-class WNConv2d(_WeightNorm, nn.Conv2d):
-    """`nn.Conv2d` under weight normalisation; same arguments."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._own_weight_norm()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.effective_weight(), self.bias)
