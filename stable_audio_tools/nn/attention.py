@@ -5,7 +5,7 @@ B batch, N queries, M keys, D width, H heads. Masks are bool, True = may be atte
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,14 @@ from .embeddings import RotaryTable, rotate
 from .norms import DynamicTanh
 
 QKNorm = Literal["none", "l2", "ln", "dyt"]
+
+
+class AttentionKwargs(TypedDict, total=False):
+    """Options of `Attention`."""
+
+    qk_norm: QKNorm
+    differential: bool
+    feat_scale: bool
 
 
 class Attention(nn.Module):

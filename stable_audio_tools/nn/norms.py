@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class NormKwargs(TypedDict, total=False):
+    """Options of `LayerNorm`."""
+
+    bias: bool
+    fix_scale: bool
+    force_fp32: bool
+    eps: float
 
 
 class LayerNorm(nn.Module):

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.models.conditioners.routing import resize_signal
-from stable_audio_tools.nn.attention import QKNorm
+from stable_audio_tools.nn.attention import AttentionKwargs, QKNorm
 from stable_audio_tools.nn.embeddings import FourierFeatures
-from stable_audio_tools.nn.transformer import AttentionKwargs, ContinuousTransformer, FeedForwardKwargs, NormKwargs
+from stable_audio_tools.nn.feedforward import FeedForwardKwargs
+from stable_audio_tools.nn.norms import NormKwargs
+from stable_audio_tools.nn.transformer import ContinuousTransformer
 
 from .base import BaseDenoiserConfig, Denoiser, Width
 
