@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .embeddings import RotaryTable, rotate
-from .norms import DynamicTanh
+from .norms import DynamicTanh, unit_length
 
 QKNorm = Literal["none", "l2", "ln", "dyt"]
 
@@ -115,7 +115,7 @@ class Attention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rotary: RotaryTable | None) -> Tensor:
         if self.qk_norm == "l2":
-            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+            q, k = unit_length(q), unit_length(k)
         elif self.qk_norm != "none":
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:

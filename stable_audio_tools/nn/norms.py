@@ -69,3 +69,8 @@ class LayerScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale
+
+
+def unit_length(x: Tensor, dim: int = -1) -> Tensor:
+    """x / |x| along `dim`, and zeros stay zeros in every precision: the usual floor of 1e-12 is 0 in float16."""
+    return F.normalize(x, dim=dim, eps=max(1e-12, torch.finfo(x.dtype).tiny))

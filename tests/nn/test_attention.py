@@ -121,6 +121,13 @@ def test_mixed_precision_runs_with_normed_queries():
         assert Attention(16, dim_heads=8, qk_norm="ln")(torch.randn(1, 3, 16)).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_the_unit_length_of_a_zero_key_is_zero_in_half_precision(dtype):
+    """Guidance drops a prompt by zero tokens."""
+    module = Attention(16, dim_heads=8, dim_context=16, qk_norm="l2", zero_init_output=False).to(dtype)
+    assert module(torch.randn(1, 3, 16, dtype=dtype), torch.zeros(1, 2, 16, dtype=dtype)).eq(0).all()
+
+
 @pytest.mark.parametrize("widths", [(16, 5, None), (16, 8, 12), (16, 8, 32)])
 def test_widths_that_do_not_divide_are_refused(widths):
     dim, dim_heads, dim_context = widths

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.nn.norms import unit_length
 
 from .base import BaseBottleneckConfig, Bottleneck, Info
 
@@ -91,7 +92,7 @@ class L2NormBottleneck(Bottleneck):
     """x / |x| over the channels, on the way in and on the way out."""
 
     def encode_with_info(self, x: Tensor, *, sample: bool) -> tuple[Tensor, Info]:
-        return F.normalize(x, dim=1), {}
+        return unit_length(x, dim=1), {}
 
     def decode(self, latents: Tensor) -> Tensor:
-        return F.normalize(latents, dim=1)
+        return unit_length(latents, dim=1)
