@@ -54,7 +54,7 @@ class AutoencoderPretransform(Pretransform):
         sizes = {"io_channels": model.io_channels, "encoded_channels": model.latent_dim, "downsampling_ratio": model.downsampling_ratio}
         super().__init__(**sizes, enable_grad=enable_grad)
         self.model = model.half() if model_half else model
-        self.scale, self.model_half, self.iterate_batch, self.chunked = scale, model_half, iterate_batch, chunked
+        self.scale, self.iterate_batch, self.chunked = scale, iterate_batch, chunked
         self.is_discrete = model.is_discrete
         if not enable_grad:
             self.requires_grad_(False).eval()
@@ -68,4 +68,5 @@ class AutoencoderPretransform(Pretransform):
         return audio.to(latents.dtype)
 
     def _cast(self, x: Tensor) -> Tensor:
-        return x.half() if self.model_half else x
+        """In the precision that the weights have now: a cast of the whole model overrides `model_half`."""
+        return x.to(next(self.model.parameters()).dtype)

@@ -108,6 +108,14 @@ def test_half_precision_inside_full_outside():
     torch.testing.assert_close(audio, full.decode(latents), atol=1e-2, rtol=1e-2)
 
 
+@torch.no_grad()
+def test_a_cast_of_the_whole_model_overrides_half_precision():
+    module = autoencoder(model_half=True).bfloat16()
+    audio = module.decode(torch.randn(1, 3, 16, dtype=torch.bfloat16))
+    assert audio.dtype == torch.bfloat16 and audio.isfinite().all()
+    assert module.encode(audio.float()).dtype == torch.float32
+
+
 def test_enable_grad_trains_the_autoencoder():
     module = autoencoder(enable_grad=True)
     assert module.training and all(p.requires_grad for p in module.parameters())
