@@ -1,6 +1,7 @@
 """Generation: the same clip for the same seed in any batch, nothing outside moved, arguments that fit or are refused."""
 
 import sys
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,10 @@ def model_of(**diffusion):
     """A tiny model whose every weight is random, so that nothing of it is a no-op."""
     config = configs.text_to_audio()
     config["model"]["diffusion"].update(diffusion)
-    model = create_model_from_config(config)
+    return filled(create_model_from_config(config))
+
+
+def filled(model):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -49,6 +53,21 @@ def test_shape_and_precision(objective, prediction):
     audio = generate(model_of(diffusion_objective=objective, prediction=prediction))
     assert audio.shape == (3, 1, SIZE) and audio.dtype == torch.float32 and audio.isfinite().all()
     assert not audio.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("qk_norm", ["none", "l2", "ln"])
+@pytest.mark.parametrize("encoder", ["ngram", "transformer"])
+def test_a_model_in_half_precision_generates(dtype, qk_norm, encoder):
+    config = configs.text_to_audio()
+    config["model"]["conditioning"]["configs"][0]["config"]["encoder"] = encoder
+    config["model"]["diffusion"]["config"]["attn_kwargs"] = {"qk_norm": qk_norm}
+    full = filled(create_model_from_config(config))
+    options = {"init_audio": (8000, torch.ones(1, SIZE) / 4), "init_noise_level": 0.8, "negative_conditioning": [{"prompt": "loud"}]}
+    audio = generate(deepcopy(full).to(dtype), steps=2, scale_phi=0.5, **options)
+    assert audio.dtype == torch.float32
+    error = audio - generate(full, steps=2, scale_phi=0.5, **options)
+    assert error.std() < 0.05 * audio.std()
 
 
 @pytest.mark.parametrize("sample_size", [1, 15, 16, 17, 1000])
