@@ -210,7 +210,7 @@ def _opened(path: str) -> Iterator[Any]:
     import soundfile
 
     try:
-        file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)
+        file = soundfile.SoundFile(_native(path))
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(_cause(path, error), shown(path)) from None
     try:
@@ -220,6 +220,11 @@ def _opened(path: str) -> Iterator[Any]:
         raise ConfigError("the audio cannot be decoded: the file is cut or damaged", shown(path)) from None
     except OSError as error:
         raise ConfigError(_cause(path, error), shown(path)) from None
+
+
+def _native(path: str | Path) -> str | bytes:
+    """A path as libsndfile takes it: bytes, since names on POSIX may be no text, but text on Windows."""
+    return os.fsencode(path) if os.name == "posix" else os.fspath(path)
 
 
 def _info(file: Any) -> AudioInfo:
@@ -297,7 +302,7 @@ def save_audio(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, *,
     subtype = "VORBIS" if form == "OGG" else f"PCM_{bit_depth}"
     part = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with soundfile.SoundFile(os.fsencode(part), "w", sample_rate, audio.shape[0], subtype, format=form) as file:
+        with soundfile.SoundFile(_native(part), "w", sample_rate, audio.shape[0], subtype, format=form) as file:
             for block in audio.T.split(WRITE_BLOCK):
                 file.write(_encoded(block, subtype).numpy())
         os.replace(part, target)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +38,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         yield file
         file.flush()
         os.fsync(file.fileno())
+        if sys.platform == "win32":  # which renames no open file
+            file.close()
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # what is buffered has no place to go any more
             file.close()
+        partial.unlink(missing_ok=True)
         raise
     file.close()
     _sync_folder(path.parent)
@@ -63,11 +68,13 @@ def remove_stale(folder: Path) -> list[Path]:
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Lock `file` until it is closed; False where the file system has no locks.
+    """Lock `file` until it is closed; False where the file system, or Windows, has no such locks.
 
     Raises:
         BlockingIOError: another process holds it.
     """
+    if sys.platform == "win32":
+        return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -78,7 +85,9 @@ def _lock(file: BinaryIO) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut."""
+    """Make a rename survive a power cut; Windows opens no folders, and needs none."""
+    if sys.platform == "win32":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
