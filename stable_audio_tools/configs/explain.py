@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from .base import tags
 from .errors import ConfigError, Problem, path_text, value_text
+from .published import PUBLISHED
 from .shape import Place, one_of, walk
 from .source import Path
 from .suggest import closest, did_you_mean, listed
@@ -214,7 +215,7 @@ def _unknown_tag(fault: Fault) -> Problem:
         message = f'unknown {what} "{fault.value}"'
     else:
         message = f"expected the name of one {what} in quotes, got {_got(fault.value)}"
-    return Problem(fault.path, message, did_you_mean(fault.value, known), fault.value)
+    return Problem(fault.path, message, _right_name(what, fault.value, known), fault.value)
 
 
 def _not_a_component(fault: Fault) -> Problem:
@@ -236,7 +237,7 @@ def _unknown_option(fault: Fault) -> Problem:
     known = [name for option in fault.place.options for name in _tags(option, key)]
     what = "model type" if key == "model_type" else key
     message = f"Unknown {what}: {value if isinstance(value, str) else value_text(value)}"
-    return Problem((*fault.path, key), message, did_you_mean(value, known), value)
+    return Problem((*fault.path, key), message, _right_name(what, value, known), value)
 
 
 def _missing_option(fault: Fault) -> Problem:
@@ -244,6 +245,13 @@ def _missing_option(fault: Fault) -> Problem:
     known = [name for option in fault.place.options for name in _tags(option, key)]
     fix = _near_key(fault, key) or f'add "{key}": {one_of(tuple(known))}'
     return Problem(fault.path, MISSING_SECTION.get(key, f'missing key "{key}"'), fix)
+
+
+def _right_name(what: str, name: Any, known: list[str]) -> str:
+    """A near-miss, unless the name is right and only the component is missing."""
+    if isinstance(name, str) and name in PUBLISHED.get(what, ()):
+        return f"published models have it, but it is not available in this version; known: {listed(known)}"
+    return did_you_mean(name, known)
 
 
 def _near_key(fault: Fault, key: str) -> str:

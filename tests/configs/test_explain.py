@@ -157,6 +157,12 @@ CASES = [
         'unknown encoder "oobelck"',
         'did you mean "oobleck"? known: oobleck, dac',
     ),
+    (
+        document(encoder={"type": "taae"}),
+        "model.encoder.type",
+        'unknown encoder "taae"',
+        "published models have it, but it is not available in this version; known: oobleck, dac",
+    ),
     (document(encoder={"type": 3}), "model.encoder.type", "expected the name of one encoder in quotes, got 3", "known: oobleck, dac"),
     (document(encoder={"config": {}}), "model.encoder.type", 'missing key "type"', "known: oobleck, dac"),
     (
@@ -177,6 +183,7 @@ CASES = [
     ({"model": {}}, "", "model_type must be specified in model config", 'add "model_type"'),
     ({"modeltype": "auto"}, "", "model_type must be specified in model config", '"modeltype" should be "model_type"'),
     ({"model_type": "aut"}, "model_type", "Unknown model type: aut", 'did you mean "auto"? known: auto, other'),
+    ({"model_type": "lm"}, "model_type", "Unknown model type: lm", "published models have it, but it is not available in this version"),
     ({"model_type": 3}, "model_type", "Unknown model type: 3", "known: auto, other"),
     ({k: v for k, v in document().items() if k != "training"}, "", "training config must be specified in model config", 'add "training"'),
     ([1], "", "expected an object, got the list [1]", ""),
