@@ -11,17 +11,17 @@ from torch import nn
 from stable_audio_tools.configs.base import StrictModel
 
 
-class BaseEncoderConfig(StrictModel):
-    """Wiring around an encoder: audio (B, in_channels, T) -> (B, out_channels, T / downsampling_ratio).
+class BaseCodecConfig(StrictModel):
+    """Wiring around either half of an autoencoder.
 
-    The `..._key`s name the keys of the inner `config` that decide these numbers, for messages.
+    The `..._key`s name the keys of the inner `config` that decide the sizes, for messages.
     """
 
-    in_channels_key: ClassVar[str] = "in_channels"
-    out_channels_key: ClassVar[str] = "latent_dim"
+    in_channels_key: ClassVar[str]
+    out_channels_key: ClassVar[str]
     ratio_key: ClassVar[str] = "strides"
 
-    requires_grad: bool = Field(True, description="false freezes the encoder's weights")
+    requires_grad: bool = Field(True, description="false freezes the weights")
 
     @property
     @abstractmethod
@@ -33,7 +33,8 @@ class BaseEncoderConfig(StrictModel):
 
     @property
     @abstractmethod
-    def downsampling_ratio(self) -> int: ...
+    def downsampling_ratio(self) -> int:
+        """Audio samples, or frames of the autoencoder's pretransform, per latent frame."""
 
     @abstractmethod
     def make(self) -> nn.Module:
@@ -43,31 +44,17 @@ class BaseEncoderConfig(StrictModel):
         return self.make().requires_grad_(self.requires_grad)
 
 
-class BaseDecoderConfig(StrictModel):
-    """Wiring around a decoder: (B, in_channels, T) -> audio (B, out_channels, T * downsampling_ratio)."""
+class BaseEncoderConfig(BaseCodecConfig):
+    """An encoder: (B, in_channels, T) -> (B, out_channels, T / downsampling_ratio)."""
 
-    in_channels_key: ClassVar[str] = "latent_dim"
-    out_channels_key: ClassVar[str] = "out_channels"
-    ratio_key: ClassVar[str] = "strides"
+    in_channels_key = "in_channels"
+    out_channels_key = "latent_dim"
 
-    requires_grad: bool = Field(True, description="false freezes the decoder's weights")
+
+class BaseDecoderConfig(BaseCodecConfig):
+    """A decoder: (B, in_channels, T) -> (B, out_channels, T * downsampling_ratio)."""
+
+    in_channels_key = "latent_dim"
+    out_channels_key = "out_channels"
+
     soft_clip: bool = Field(False, description="tanh on the audio, behind the pretransform")
-
-    @property
-    @abstractmethod
-    def in_channels(self) -> int: ...
-
-    @property
-    @abstractmethod
-    def out_channels(self) -> int: ...
-
-    @property
-    @abstractmethod
-    def downsampling_ratio(self) -> int: ...
-
-    @abstractmethod
-    def make(self) -> nn.Module:
-        """The module of this config; `build` then sets what is trained."""
-
-    def build(self) -> nn.Module:
-        return self.make().requires_grad_(self.requires_grad)

@@ -24,9 +24,9 @@ def _audio_side(body: AutoencoderBody) -> Iterator[Problem]:
         for name, channels in audio.items():
             yield from _pretransform_problem(body.pretransform.io_channels, name, channels)
         inner = body.pretransform.encoded_channels
-        reason, choice = f"the pretransform has {inner} encoded channels", ""
-        yield from _misfit("encoder", body.encoder.in_channels_key, body.encoder.in_channels, inner, reason, choice)
-        yield from _misfit("decoder", body.decoder.out_channels_key, body.decoder.out_channels, inner, reason, choice)
+        reason = f"the pretransform has {inner} encoded channels"
+        yield from _misfit("encoder", body.encoder.in_channels_key, body.encoder.in_channels, inner, reason)
+        yield from _misfit("decoder", body.decoder.out_channels_key, body.decoder.out_channels, inner, reason)
         return
     for side, key, got, name in (
         ("encoder", body.encoder.in_channels_key, body.encoder.in_channels, names[0]),
@@ -46,14 +46,12 @@ def _latent_side(body: AutoencoderBody) -> Iterator[Problem]:
     kind = f"bottleneck {bottleneck.kind!r}" if bottleneck else "no bottleneck"
     before = bottleneck.encoder_channels(width) if bottleneck else width
     behind = bottleneck.decoder_channels(width) if bottleneck else width
-    reason, choice = f"latent_dim {width} and {kind} need ", "change latent_dim"
-    yield from _misfit(
-        "encoder", body.encoder.out_channels_key, body.encoder.out_channels, before, f"{reason}{before}", "change latent_dim"
-    )
-    yield from _misfit("decoder", body.decoder.in_channels_key, body.decoder.in_channels, behind, f"{reason}{behind}", choice)
+    reason, choice = f"latent_dim {width} and {kind} need", "change latent_dim"
+    yield from _misfit("encoder", body.encoder.out_channels_key, body.encoder.out_channels, before, f"{reason} {before}", choice)
+    yield from _misfit("decoder", body.decoder.in_channels_key, body.decoder.in_channels, behind, f"{reason} {behind}", choice)
 
 
-def _misfit(side: str, key: str, got: int, wanted: int, reason: str, choice: str) -> Iterator[Problem]:
+def _misfit(side: str, key: str, got: int, wanted: int, reason: str, choice: str = "") -> Iterator[Problem]:
     if got != wanted:
         name = f"{side}.config.{key}"
         fix = f"set {name} to {wanted}" + (f", or {choice}" if choice else "")
