@@ -66,21 +66,6 @@ def logsnr_grid(steps: int, *, sigma_max: float = 1.0) -> Tensor:
     return _pin_ends(ts, sigma_max)
 
 
-def polyexponential_sigmas(steps: int, *, sigma_min: float, sigma_max: float, rho: float = 1.0) -> Tensor:
-    """(steps + 1,) noise standard deviations for unit data: even in log for rho = 1, denser near sigma_min for larger rho; then 0.
-
-    Raises:
-        ValueError: fewer than one step, or not 0 < sigma_min < sigma_max.
-    """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
-    ramp = torch.linspace(1, 0, steps, dtype=torch.float64) ** rho
-    sigmas = torch.exp(ramp * math.log(sigma_max / sigma_min) + math.log(sigma_min))
-    return torch.cat([sigmas, sigmas.new_zeros(1)])
-
-
 def _check(steps: int, sigma_max: float) -> None:
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")

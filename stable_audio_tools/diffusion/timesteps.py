@@ -384,5 +384,5 @@ class _ShiftFamily(Family):
 
 
 DISTRIBUTION_SHIFTS = _ShiftFamily("distribution shift", LengthShift, ConstantShift, FluxShift, LogSNRShift, NoShift)
-DistributionShiftConfig = Annotated[StrictModel, DISTRIBUTION_SHIFTS]
+DistributionShiftConfig = Annotated[DistributionShift, DISTRIBUTION_SHIFTS]
 """The annotation of `distribution_shift_options`; a validated value is the shift itself."""

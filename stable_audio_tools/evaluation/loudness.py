@@ -28,16 +28,6 @@ def level_db(audio: Tensor, sample_rate: int) -> Tensor:
     return 10 * blocks.unfold(-1, 4, 1).mean(-1).amax(-1).log10()
 
 
-def rms_db(audio: Tensor) -> Tensor:
-    """(B, C, T) to (B,): RMS of the whole clip."""
-    return 10 * audio.detach().to("cpu", torch.float64).square().flatten(1).mean(-1).log10()
-
-
-def peak_db(audio: Tensor) -> Tensor:
-    """(B, C, T) to (B,): largest absolute sample; above 0 it would clip in a file."""
-    return 20 * audio.detach().to("cpu", torch.float64).abs().flatten(1).amax(-1).log10()
-
-
 def silence_share(audio: Tensor, sample_rate: int) -> Tensor:
     """(B, C, T) to (B,): share of the 20 ms blocks whose RMS is below -60 dBFS; NaN where a sample is."""
     block = min(audio.shape[-1], max(1, round(SILENCE_BLOCK_S * sample_rate)))

@@ -29,12 +29,6 @@ class BaseModelConfig(StrictModel):
     model: Any
     training: dict[str, Any] | None = Field(default=None, description="how it is trained; read where training is")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_schema(cls, value: Any) -> Any:
-        """Editors read "$schema", we do not."""
-        return {key: item for key, item in value.items() if key != "$schema"} if isinstance(value, dict) else value
-
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         if problems := [*self._problems()]:

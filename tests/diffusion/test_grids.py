@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stable_audio_tools.diffusion.grids import linear_grid, logsnr_grid, polyexponential_sigmas, schedule
+from stable_audio_tools.diffusion.grids import linear_grid, logsnr_grid, schedule
 from stable_audio_tools.diffusion.objectives import OBJECTIVES, parse_objective
 from stable_audio_tools.diffusion.timesteps import ConstantShift, FluxShift, LengthShift, LogSNRShift, NoShift
 
@@ -52,13 +52,6 @@ def test_a_later_start_follows_the_same_density():
     torch.testing.assert_close(linear_grid(6, sigma_max=float(whole[4]), shift=shift), whole[4:])
 
 
-def test_polyexponential_sigmas():
-    sigmas = polyexponential_sigmas(8, sigma_min=0.03, sigma_max=50, rho=1.0)
-    torch.testing.assert_close(sigmas.float(), REFERENCE["k.sigmas_polyexp_steps8_0.03_50_rho1"], rtol=1e-6, atol=0)
-    denser = polyexponential_sigmas(8, sigma_min=0.03, sigma_max=50, rho=2.0)
-    assert (denser[1:-2] < sigmas[1:-2]).all() and denser[0] == pytest.approx(50) and denser[-2] == pytest.approx(0.03)
-
-
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -67,8 +60,6 @@ def test_polyexponential_sigmas():
         (lambda: linear_grid(4, sigma_max=1.2), "must be above 0 and at most 1, got 1.2"),
         (lambda: logsnr_grid(4, sigma_max=0.0), "must be above 0 and at most 1, got 0.0"),
         (lambda: linear_grid(4, sigma_max=0.05, shift=LogSNRShift(), length=700), "0.05, is below all that the model's distribution shift"),
-        (lambda: polyexponential_sigmas(4, sigma_min=1.0, sigma_max=0.5), "expected 0 < sigma_min < sigma_max, got 1.0 and 0.5"),
-        (lambda: polyexponential_sigmas(0, sigma_min=0.1, sigma_max=5), "steps must be at least 1, got 0"),
     ],
 )
 def test_bad_grids_are_told(call, message):

@@ -9,7 +9,7 @@ from stable_audio_tools.data.instruments import ALL_INSTRUMENTS, INSTRUMENTS
 from stable_audio_tools.data.synthetic import SyntheticConfig, SyntheticDataset
 from stable_audio_tools.evaluation.clips import sounding_part, to_mono, with_noise
 from stable_audio_tools.evaluation.instrument import InstrumentClassifier, instrument_features
-from stable_audio_tools.evaluation.loudness import level_db, peak_db, rms_db, silence_share
+from stable_audio_tools.evaluation.loudness import level_db, silence_share
 from stable_audio_tools.evaluation.pitch import estimate_pitch
 from stable_audio_tools.evaluation.statistics import Share
 
@@ -160,16 +160,13 @@ def test_the_measured_level_is_the_label(sample_rate, channels):
 def test_levels_of_a_sine_of_full_scale():
     sine = torch.sin(2 * math.pi * 100 * torch.arange(8000) / 8000).expand(1, 2, -1)
     assert level_db(sine, 8000).item() == pytest.approx(-3.01, abs=0.01)
-    assert rms_db(sine).item() == pytest.approx(-3.01, abs=0.01)
-    assert peak_db(sine).item() == pytest.approx(0, abs=0.01)
     assert level_db(sine[..., :100], 8000).isfinite(), "shorter than the window: taken whole"
 
 
-def test_silence_around_a_sound_changes_the_rms_but_not_the_level():
+def test_silence_around_a_sound_does_not_change_the_level():
     sine = torch.sin(2 * math.pi * 100 * torch.arange(8000) / 8000).expand(1, 1, -1)
     quiet = torch.cat([torch.zeros(1, 1, 8000), sine], -1)
     assert level_db(quiet, 8000).item() == pytest.approx(level_db(sine, 8000).item(), abs=0.01)
-    assert rms_db(quiet).item() == pytest.approx(rms_db(sine).item() - 3.01, abs=0.01)
     assert silence_share(quiet, 8000).item() == pytest.approx(0.5, abs=0.03)
 
 

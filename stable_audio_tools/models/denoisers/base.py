@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
-from stable_audio_tools.diffusion.timesteps import DISTRIBUTION_SHIFTS, DistributionShift
+from stable_audio_tools.diffusion.timesteps import DistributionShiftConfig
 from stable_audio_tools.models.conditioners.routing import Routes
 
 Ids = tuple[str, ...]
@@ -71,7 +71,7 @@ class BaseDenoiserConfig(StrictModel):
     global_cond_ids: Ids = Field(default=(), description="conditions that act on all frames alike, as one vector")
     input_concat_ids: Ids = Field(default=(), description="conditions beside the latents as channels; a vector is repeated at every frame")
     prepend_cond_ids: Ids = Field(default=(), description="conditions put in front of the sequence as tokens")
-    distribution_shift_options: Annotated[DistributionShift, DISTRIBUTION_SHIFTS] | None = Field(
+    distribution_shift_options: DistributionShiftConfig | None = Field(
         default=None, description="moves timesteps towards noise by sequence length, in training and sampling"
     )
 
