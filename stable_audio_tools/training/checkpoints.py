@@ -14,6 +14,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from stable_audio_tools.training.checkpoint_io import CheckpointWriteError
+
 log = logging.getLogger(__name__)
 
 EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -21,6 +23,9 @@ EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 class RunCheckpoint(Checkpoint):
     """Writes `step=00000100.ckpt` files and `last.ckpt`, counted in train steps.
+
+    Written policy: a full disk or a read-only folder is said loudly and training goes on, since the next save may succeed and the
+    checkpoints before are as they were. `unsaved` is the cause if the latest save failed, so that a run which ends so can say it.
 
     Args:
         folder: where they go.
@@ -30,6 +35,7 @@ class RunCheckpoint(Checkpoint):
 
     def __init__(self, folder: Path, *, every: int, keep: int):
         self.folder, self.every, self.keep = folder, every, keep
+        self.unsaved: str | None = None
         self._last: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -44,15 +50,34 @@ class RunCheckpoint(Checkpoint):
         self.save(trainer, pl_module)
 
     def save(self, trainer: pl.Trainer, module: Any) -> None:
-        """Save this step unless it is saved already, and let old files go."""
+        """Save this step unless it is saved already, and let old files go.
+
+        Raises:
+            FloatingPointError: the weights are lost; the checkpoints before are kept.
+        """
         if module.train_step == self._last:
             return
+        module.check_weights()
         self._last = module.train_step
         path = self.folder / f"step={module.train_step:08d}.ckpt"
-        trainer.save_checkpoint(path)
+        self.unsaved = trainer.strategy.broadcast(self._write(trainer, path))
+        if self.unsaved and trainer.is_global_zero:
+            log.error("step %d is not saved: %s", module.train_step, self.unsaved)
+
+    def _write(self, trainer: pl.Trainer, path: Path) -> str | None:
+        """Save on every rank; the cause if it failed, on the rank that writes."""
+        try:
+            trainer.save_checkpoint(path)
+        except CheckpointWriteError as error:
+            trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other ranks wait
+            return str(error)
         if trainer.is_global_zero:
-            self._point_last_to(path)
-            self._prune()
+            try:
+                self._point_last_to(path)
+                self._prune()
+            except OSError as error:
+                return f"cannot renew {self.folder / 'last.ckpt'}: {error.strerror or error}"
+        return None
 
     def _point_last_to(self, path: Path) -> None:
         """`last.ckpt` is the newest file under a second name; a copy only where the file system has no hard links."""
@@ -66,7 +91,8 @@ class RunCheckpoint(Checkpoint):
     def _prune(self) -> None:
         if self.keep < 0:
             return
-        saved = sorted(self.folder.glob("step=*.ckpt"))
+        # By time, not by name: after going back to an earlier step, higher steps are the older ones.
+        saved = sorted(self.folder.glob("step=*.ckpt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
         for path in saved[: max(len(saved) - self.keep, 0)]:
             path.unlink(missing_ok=True)
 
@@ -104,6 +130,8 @@ class SignalGuard(pl.Callback):
             self.exit_status = EXIT_STATUS[signal.Signals(self._stop or signal.SIGTERM)]
             log.warning("stopped by a signal at step %d: saving, then ending", pl_module.train_step)
             trainer.should_stop = True
+            trainer.limit_val_batches = 0  # who stops a run waits for its checkpoint, not for a last validation and demos
+            pl_module.interrupted = True
         elif trainer.strategy.reduce_boolean_decision(self._save, all=False):
             self._save = False
             self.checkpoint.save(trainer, pl_module)

@@ -16,6 +16,7 @@ import torch
 from ema_pytorch import EMA
 from torch import Tensor, nn
 
+from stable_audio_tools.diffusion.seeds import derive_seed
 from stable_audio_tools.training.meter import MetricMeter
 from stable_audio_tools.training.optim import OptimizerGroup
 from stable_audio_tools.training.strategies.base import TrainingStrategy, Update
@@ -50,6 +51,7 @@ class TrainingModule(pl.LightningModule):
         self.accumulate_batches = 1
         self.log_every_n_steps = 10
         self.train_step = 0
+        self.interrupted = False  # asked to end at once
         self.meter = MetricMeter()
         self._micro_batch = 0
 
@@ -76,7 +78,10 @@ class TrainingModule(pl.LightningModule):
     # the loop
 
     def setup(self, stage: str) -> None:
-        self.strategy.start(seed=torch.initial_seed(), rank=self.global_rank)
+        seed = torch.initial_seed()
+        if stage == "fit" and self.global_rank:  # only now Lightning knows it; every rank draws its own noise
+            torch.manual_seed(derive_seed(seed, self.global_rank))
+        self.strategy.start(seed=seed, rank=self.global_rank)
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         self.players = self.strategy.players(self.model)
@@ -145,10 +150,25 @@ class TrainingModule(pl.LightningModule):
         if self.trainer.training and not self.trainer.validating:
             self.log_dict(dict(metrics), logger=False)
         if bad:
-            raise FloatingPointError(
-                f"training diverged before step {self.train_step}: {', '.join(bad)}. Lower the learning rate, set clip_grad_norm, "
-                "or look for bad audio in the data; --recover goes on from the newest good checkpoint"
-            )
+            raise self._diverged(", ".join(bad))
+
+    def check_weights(self) -> None:
+        """Before weights are saved: a loss may have been finite, or not looked at yet, where they no longer are.
+
+        Raises:
+            FloatingPointError: some weights are NaN or infinite.
+        """
+        weights = dict(self.named_parameters())
+        finite = torch.stack([weight.isfinite().all() for weight in weights.values()]).tolist()  # one wait for the device
+        bad = [name for name, good in zip(weights, finite, strict=True) if not good]
+        if bad:
+            raise self._diverged(f"{bad[0]} is not finite")
+
+    def _diverged(self, what: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"training diverged before step {self.train_step}: {what}. Lower the learning rate, set clip_grad_norm, "
+            "or look for bad audio in the data; --recover goes on from the newest good checkpoint"
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Send the validation means, which Lightning has gathered, to the loggers under this train step."""
@@ -168,7 +188,10 @@ class TrainingModule(pl.LightningModule):
             self._rng_to_restore = saved["rng"]
 
     def on_train_start(self) -> None:
-        if state := self.__dict__.pop("_rng_to_restore", None):
+        state = self.__dict__.pop("_rng_to_restore", None)
+        if state and self.global_rank:  # the checkpoint has the generators of rank 0
+            torch.manual_seed(derive_seed(torch.initial_seed(), self.train_step))
+        elif state:
             restore_rng(state)
 
 

@@ -44,18 +44,21 @@ class RunFolder(pl.Callback):
         self._resumed = list(earlier.get("resumed", []))
         self._first_started = earlier.get("started")
         self._facts: dict[str, Any] = {}
+        self._start = self._next = time.monotonic()
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._start = time.monotonic()
-        self._next = self._start
-        if pl_module.train_step:
-            self._resumed.append(pl_module.train_step)
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Also where nothing is left to train, and `on_train_start` never comes."""
         self._facts = {
             "started": self._first_started or datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
             "parameters": sum(p.numel() for p in pl_module.model.parameters() if p.requires_grad),
-            "device": str(pl_module.device),
+            "device": str(trainer.strategy.root_device),
         }
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._start = self._next = time.monotonic()
+        if pl_module.train_step:
+            self._resumed.append(pl_module.train_step)
         self.update(trainer, pl_module, "running")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -81,9 +84,11 @@ class RunFolder(pl.Callback):
             "resumed": self._resumed,
             "resume": self.resume,
         }
-        write_json(self.folder / "run.json", state | self._facts | more)
         try:
+            write_json(self.folder / "run.json", state | self._facts | more)
             build_report(self.folder)
+        except OSError as error:
+            log.error("the report could not be written: %s; training goes on", error)
         except Exception:
             log.exception("the report could not be built; training goes on")
 

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import configs
 
+from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training import create_demo_callback_from_config, create_training_wrapper_from_config
@@ -268,3 +269,43 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_name():
         next(module.diffusion.model.parameters()).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"diverged before step 1: .*train/loss = nan.*Lower the learning rate"):
         fit(module, loader(config), 3)
+
+
+def test_weights_that_are_not_finite_are_not_saved_even_if_no_loss_was_looked_at(tmp_path):
+    config = configs.text_to_audio()
+    module = wrapper(config)
+    module.log_every_n_steps = 1000
+
+    class Spoil(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *rest):
+            if pl_module.train_step == 2:
+                with torch.no_grad():
+                    next(pl_module.diffusion.model.parameters()).view(-1)[0] = float("inf")
+
+    with pytest.raises(FloatingPointError, match=r"diverged before step 2: diffusion\.model\..* is not finite\. Lower the learning rate"):
+        fit(module, loader(config), 4, Spoil(), RunCheckpoint(tmp_path, every=1, keep=-1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "step=00000001.ckpt"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_factories_take_plain_dicts_and_leave_them_as_they_were(kind):
+    from stable_audio_tools.training import autoencoders, diffusion, factory
+
+    config = KINDS[kind]()
+    before = copy.deepcopy(config)
+    module = factory.create_training_wrapper_from_config(config, create_model_from_config(config))
+    demos = factory.create_demo_callback_from_config(config, demo_dl=loader(config))
+    expected = {
+        "diffusion_cond": (diffusion.DiffusionCondTrainingWrapper, diffusion.DiffusionCondDemoCallback),
+        "autoencoder": (autoencoders.AutoencoderTrainingWrapper, autoencoders.AutoencoderDemoCallback),
+    }[kind]
+    assert (type(module), type(demos)) == expected and demos.sample_rate == config["sample_rate"]
+    assert config == before == module.model_config
+
+
+def test_the_factories_say_what_is_missing():
+    config = configs.text_to_audio()
+    model = create_model_from_config(config)
+    del config["training"]
+    with pytest.raises(ConfigError, match="training config must be specified in model config"):
+        create_training_wrapper_from_config(config, model)

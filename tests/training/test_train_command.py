@@ -142,6 +142,7 @@ def test_a_stopped_run_saves_that_step_and_says_so(tmp_path, number, status):
     state = json.loads((run / "run.json").read_text())
     assert state["status"] == "stopped" and (run / "checkpoints" / f"step={state['step']:08d}.ckpt").exists()
     assert "stopped by a signal" in error and "Traceback" not in error
+    assert [path.name for path in (run / "demos").iterdir()] == ["step_00000000"]
 
 
 def test_sigusr1_saves_and_goes_on(tmp_path):

@@ -1,8 +1,8 @@
 """What every demo shares: when it is due, which weights it shows, its own random numbers, saving, logging, and failing.
 
 A subclass renders. Demos are made on rank 0 from the sampling weights (EMA where there are any), before the first step,
-every `demo_every` train steps and when training ends. Written policy: a demo that fails is logged with its traceback
-and training goes on.
+every `demo_every` train steps and when training ends, unless a signal ends it. Written policy: a demo that fails is logged
+with its traceback and training goes on.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class DemoCallback(Callback):
             self.show(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if pl_module.train_step != self._last:
+        if pl_module.train_step != self._last and not pl_module.interrupted:
             self.show(trainer, pl_module)
 
     def show(self, trainer: pl.Trainer, module: Any) -> None:
