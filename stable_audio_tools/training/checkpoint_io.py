@@ -17,10 +17,13 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
+from torch import nn
 
 from stable_audio_tools.models.atomic_file import atomic_file, remove_stale
 from stable_audio_tools.models.checkpoint_error import CheckpointError, bad_file
+from stable_audio_tools.models.checkpoints import match_weights
 from stable_audio_tools.models.weight_files import read_torch_file
+from stable_audio_tools.training.module import CHECKPOINT_KEY
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +106,26 @@ def newest_good_checkpoint(folder: Path) -> Path | None:
         else:
             return path
     return None
+
+
+def step_of(path: Path) -> int:
+    """The train step of a checkpoint that `load_checkpoint` accepts; 0 for one that does not say."""
+    return read_torch_file(path, verify=False).get(CHECKPOINT_KEY, {}).get("train_step", 0)
+
+
+def check_fits(path: Path, module: nn.Module) -> None:
+    """Whether the weights of a checkpoint have their places in `module`, before anything of it is restored.
+
+    Raises:
+        CheckpointError: it is of another model or another kind of training.
+    """
+    saved = read_torch_file(path, verify=False)["state_dict"]
+    given, wanted = ({k: v for k, v in state.items() if isinstance(v, torch.Tensor)} for state in (saved, module.state_dict()))
+    report = match_weights(given, wanted)[1]
+    if not report.complete:
+        what = f"does not fit this training: {report.counts}\n{report.details}"
+        fix = "resume with the configs it was made with, or start anew from its weights with --pretrained-ckpt-path"
+        raise bad_file(path, what, fix)
 
 
 def _saved_at(path: Path) -> int:

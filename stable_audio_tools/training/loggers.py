@@ -8,7 +8,8 @@ import netrc
 import os
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 class MetricsFile(Logger):
     """`metrics.csv` of a run: one row a logged step, first columns `step` and `time_s`, blank cells for what was not logged.
 
-    A resumed run drops rows beyond the step it resumes from, so that the file tells the history of the weights.
+    A resumed run drops rows beyond the step it resumes from, so that the file tells the history of the weights. A full disk is
+    said once and does not end the run; rows are kept, and written when there is space again.
     """
 
     def __init__(self, path: Path, *, resume_step: int | None = None):
@@ -32,6 +34,7 @@ class MetricsFile(Logger):
         self.path = path
         self._rows: list[dict[str, str]] = []
         self._columns = ["step", "time_s"]
+        self._behind = False
         if resume_step is not None and path.exists():
             self._read(resume_step)
         self._started = time.monotonic() - (float(self._rows[-1]["time_s"]) if self._rows else 0.0)
@@ -58,11 +61,17 @@ class MetricsFile(Logger):
             self._rows.append({"time_s": f"{time.monotonic() - self._started:.2f}", **row})
         new = [name for name in row if name not in self._columns]
         self._columns += new
-        if new or same or not self.path.exists():
-            self._rewrite()
-        else:
-            with self.path.open("a", newline="") as file:
-                self._writer(file).writerow(self._rows[-1])
+        try:
+            if new or same or self._behind or not self.path.exists():
+                self._rewrite()
+            else:
+                with self.path.open("a", newline="") as file:
+                    self._writer(file).writerow(self._rows[-1])
+            self._behind = False
+        except OSError as error:
+            if not self._behind:
+                log.error("%s cannot be written: %s; training goes on", self.path, error.strerror or error)
+            self._behind = True
 
     def _read(self, resume_step: int) -> None:
         with self.path.open(newline="") as file:
@@ -93,8 +102,6 @@ def create_loggers(
         kind: auto, wandb, tensorboard, csv, comet or none; auto means wandb where an account is configured.
         config: what was asked for, shown by remote loggers.
 
-    Raises:
-        ConfigError: the package behind `kind` is not installed.
     """
     metrics = MetricsFile(run_dir / "metrics.csv", resume_step=resume_step)
     if kind == "auto":
@@ -105,10 +112,24 @@ def create_loggers(
         case "wandb":
             return [metrics, _wandb(run_dir, name, project, config)]
         case "tensorboard":
-            return [metrics, _tensorboard(run_dir)]
+            return [metrics, TensorBoardLogger(save_dir=run_dir, name="tensorboard", version="")]
         case "comet":
-            return [metrics, _comet(name, project)]
-    raise ConfigError(f"unknown logger {kind!r}: one of auto, wandb, tensorboard, csv, comet, none", source="--logger")
+            return [metrics, CometLogger(name=name, project=project)]
+    raise ValueError(f"unknown logger {kind!r}: expected auto, wandb, tensorboard, csv, comet or none")
+
+
+def check_logger(kind: str) -> None:
+    """Find out before a run starts what a logger lacks.
+
+    Raises:
+        ConfigError: the package behind `kind` is not installed, or it would ask for an account.
+    """
+    if kind == "tensorboard" and not (find_spec("tensorboard") or find_spec("tensorboardX")):
+        raise ConfigError('TensorBoard is not installed: pip install -e ".[tb]"', source="--logger tensorboard")
+    if kind == "comet" and not find_spec("comet_ml"):
+        raise ConfigError('Comet is not installed: pip install -e ".[comet]"', source="--logger comet")
+    if kind == "comet" and not (os.environ.get("COMET_API_KEY") or Path.home().joinpath(".comet.config").exists()):
+        raise ConfigError("no account on this machine: set COMET_API_KEY, or choose another logger", source="--logger comet")
 
 
 def wandb_is_configured() -> bool:
@@ -123,8 +144,9 @@ def wandb_is_configured() -> bool:
 
 
 def _wandb(run_dir: Path, name: str, project: str, config: Mapping[str, Any]) -> Logger:
-    offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
-    if not offline and not wandb_is_configured():
+    mode = os.environ.get("WANDB_MODE")
+    offline = mode in ("offline", "dryrun")
+    if not offline and mode != "disabled" and not wandb_is_configured():
         log.warning(
             "wandb has no account on this machine (no WANDB_API_KEY, no netrc entry): logging offline; `wandb sync` uploads it later"
         )
@@ -133,20 +155,6 @@ def _wandb(run_dir: Path, name: str, project: str, config: Mapping[str, Any]) ->
     logger = WandbLogger(name=name, project=project, save_dir=run_dir, offline=offline)
     logger.log_hyperparams(dict(config))
     return logger
-
-
-def _tensorboard(run_dir: Path) -> Logger:
-    try:
-        return TensorBoardLogger(save_dir=run_dir, name="tensorboard", version="")
-    except ModuleNotFoundError:
-        raise ConfigError('TensorBoard is not installed: pip install -e ".[tb]"', source="--logger tensorboard") from None
-
-
-def _comet(name: str, project: str) -> Logger:
-    try:
-        return CometLogger(name=name, project=project)
-    except ModuleNotFoundError:
-        raise ConfigError('Comet is not installed: pip install -e ".[comet]"', source="--logger comet") from None
 
 
 @rank_zero_only
@@ -179,8 +187,3 @@ def _demo_to_tensorboard(logger: TensorBoardLogger, title: str, image_file: Path
 
     logger.experiment.add_audio(title, audio.mean(dim=0), step, sample_rate)  # TensorBoard plays mono only
     logger.experiment.add_image(title, np.asarray(Image.open(image_file).convert("RGB")), step, dataformats="HWC")
-
-
-def finalize(loggers: Sequence[Logger], status: str) -> None:
-    for logger in loggers:
-        logger.finalize(status)
