@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         return 1
 
@@ -73,6 +76,7 @@ def _overview() -> str:
 
 def _quiet_libraries() -> None:
     """Our messages on standard error; the libraries' chatter only where it asks for action."""
+    logging.raiseExceptions = False  # a full disk must not fill the screen with tracebacks of the log file
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("wandb", "torch", "PIL"):
         logging.getLogger(name).setLevel(logging.WARNING)

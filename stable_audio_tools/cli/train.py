@@ -6,14 +6,16 @@ Everything that can be wrong with the input is found before a weight is allocate
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import json
 import logging
 import os
 import random
 import shlex
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +24,11 @@ from stable_audio_tools.cli.args import configure, resolve
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    import lightning.pytorch as pl
     from torch import nn
 
     from stable_audio_tools.training.config import AutoencoderRun, DiffusionCondRun
+    from stable_audio_tools.training.module import TrainingModule
 
 __all__ = ["configure", "run"]
 
@@ -46,6 +50,7 @@ class Plan:
     folder: Path
     resume_from: Path | None
     resume_command: str
+    machine: dict[str, Any]
 
     @property
     def max_steps(self) -> int | None:
@@ -58,8 +63,15 @@ def run(args: argparse.Namespace) -> int:
     _import_plugins(options["plugins"])
     plan = _plan(options, _resume_command(args, options))
     loaders = _loaders(plan)
-    model = _model(plan)
-    return _train(plan, model, loaders)
+    module = _module(plan, _model(plan))
+    _prepare_folder(plan)
+    with _log_file(plan.folder / "train.log"):
+        try:
+            return _train(plan, module, loaders)
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it is, it ends the run with status 1 and its traceback in the log
+            return _failed(error, plan)
 
 
 def _resume_command(args: argparse.Namespace, options: Mapping[str, Any]) -> str:
@@ -70,8 +82,10 @@ def _resume_command(args: argparse.Namespace, options: Mapping[str, Any]) -> str
 
 
 def _import_plugins(names: str) -> None:
-    sys.path.insert(0, str(Path.cwd()))
-    for name in filter(None, (part.strip() for part in names.split(","))):
+    modules = [part.strip() for part in names.split(",") if part.strip()]
+    if modules and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # last: a file beside the configs must not hide a package
+    for name in modules:
         try:
             importlib.import_module(name)
         except Exception as error:
@@ -91,10 +105,10 @@ def _plan(options: dict[str, Any], resume_command: str) -> Plan:
     dataset_document = read_json(options["dataset_config"])[0] if options["dataset_config"] else {"dataset_type": "synthetic"}
     dataset = parse_dataset_config(options["dataset_config"] or dataset_document)
     _allow_code(options, dataset)
+    val_dataset = _validation_dataset(options, dataset)
     folder, resume_from = _folder(options)
-    return Plan(
-        options, config, document, dataset, dataset_document, _validation_dataset(options, dataset), folder, resume_from, resume_command
-    )
+    machine = _machine(options, players=len(config.training.required_players()))
+    return Plan(options, config, document, dataset, dataset_document, val_dataset, folder, resume_from, resume_command, machine)
 
 
 def _allow_code(options: Mapping[str, Any], dataset: Any) -> None:
@@ -122,12 +136,12 @@ def _folder(options: dict[str, Any]) -> tuple[Path, Path | None]:
 
     folder = Path(options["save_dir"]) / (options["name"] or Path(options["model_config"]).stem)
     _check_writable(folder, f"--save-dir {options['save_dir']}")
+    if options["recover"] and (newest := newest_good_checkpoint(folder / "checkpoints")):
+        return folder, newest
     if options["ckpt_path"]:
         AtomicCheckpointIO().load_checkpoint(options["ckpt_path"])
         return folder, Path(options["ckpt_path"])
-    if options["recover"]:
-        return folder, newest_good_checkpoint(folder / "checkpoints")
-    if any((folder / "checkpoints").glob("*.ckpt")):
+    if not options["recover"] and any((folder / "checkpoints").glob("*.ckpt")):
         fix = "--recover goes on with it; another --name starts a new run"
         raise ConfigError([Problem((), "this run exists already and has checkpoints", fix)], source=str(folder))
     return folder, None
@@ -138,6 +152,34 @@ def _check_writable(folder: Path, source: str) -> None:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         what = "may not be written" if existing.is_dir() else "is a file"
         raise ConfigError([Problem((), f"{existing} {what}", "choose another --save-dir or --name")], source=source)
+
+
+def _machine(options: Mapping[str, Any], *, players: int) -> dict[str, Any]:
+    """Lightning's arguments for where and how to compute, and for the logger, tried out before anything is built.
+
+    Players take turns, so that in a batch most weights get no gradient, which plain DDP takes for a mistake.
+
+    Raises:
+        ConfigError: this machine has no such accelerator, devices, strategy or precision, or the logger is not installed.
+    """
+    import lightning.pytorch as pl
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from stable_audio_tools.training.loggers import check_logger
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # only now: its import sets its own level
+    check_logger(options["logger"])
+    asked = {name: options[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
+    machine = asked | {"devices": _devices(asked["devices"]), "precision": _precision(asked["precision"], asked["accelerator"])}
+    try:
+        trial = pl.Trainer(**machine, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    except Exception as error:
+        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in asked.items() if value not in ("auto", 1))
+        raise ConfigError([Problem((), f"{error}", "auto takes what this machine has")], source=flags) from error
+    if players > 1 and asked["strategy"] in ("auto", "ddp") and isinstance(trial.strategy, DDPStrategy):
+        machine["strategy"] = "ddp_find_unused_parameters_true"
+    return machine
 
 
 # data and weights
@@ -206,70 +248,95 @@ def _load_weights(model: Any, options: Mapping[str, Any]) -> None:
         remove_weight_norm_from_model(model.pretransform)
 
 
-# the run
+def _module(plan: Plan, model: nn.Module) -> TrainingModule:
+    """The training of `model`.
 
-
-def _train(plan: Plan, model: nn.Module, loaders: Loaders) -> int:
-    import torch
-
-    from stable_audio_tools.training.checkpoints import SignalGuard
+    Raises:
+        ConfigError: the checkpoint to resume from is of another model or training.
+    """
+    from stable_audio_tools.training.checkpoint_io import check_fits
     from stable_audio_tools.training.factory import create_training_wrapper_from_config
-    from stable_audio_tools.training.run_folder import RunFolder
 
     options = plan.options
-    _prepare_folder(plan)
     module = create_training_wrapper_from_config(plan.config, model)
     module.model_config = plan.model_document
     module.accumulate_batches = options["accum_batches"]
     module.log_every_n_steps = options["log_every"]
     module.clip_grad_norm = options["gradient_clip_val"] or module.clip_grad_norm
+    if plan.resume_from is not None:
+        check_fits(plan.resume_from, module)
+    return module
+
+
+# the run
+
+
+def _train(plan: Plan, module: TrainingModule, loaders: Loaders) -> int:
+    import torch
+
+    from stable_audio_tools.training.checkpoints import RunCheckpoint, SignalGuard
+    from stable_audio_tools.training.run_folder import RunFolder
+
+    options = plan.options
+    checkpoint = RunCheckpoint(plan.folder / "checkpoints", every=options["checkpoint_every"], keep=options["save_top_k"])
+    signals = SignalGuard(checkpoint)
     page = RunFolder(plan.folder, name=plan.folder.name, max_steps=plan.max_steps, resume=plan.resume_command)
-    trainer, signals = _trainer(plan, loaders, page)
-    torch.manual_seed(options["seed"] + trainer.global_rank)  # every rank draws its own noise
+    trainer = _trainer(plan, loaders, signals, checkpoint, page)
+    torch.manual_seed(options["seed"])
+    trainer.fit(module, loaders.train, loaders.validation, ckpt_path=plan.resume_from, weights_only=True)
     try:
-        trainer.fit(module, loaders.train, loaders.validation, ckpt_path=plan.resume_from, weights_only=True)
-    except ConfigError:
+        if trainer.is_global_zero:
+            _export(plan, module)
+        if checkpoint.unsaved:
+            raise OSError(checkpoint.unsaved)
+    except OSError as error:
+        page.update(trainer, module, "failed", error=str(error))
         raise
-    except Exception as error:  # noqa: BLE001  whatever it is, it ends the run with status 1 and its traceback in the log
-        return _failed(error, plan)
-    guard: SignalGuard = signals
-    page.update(trainer, module, "stopped" if guard.exit_status else "finished")
-    if trainer.is_global_zero:
-        _export(plan, module)
-    return guard.exit_status or 0
+    page.update(trainer, module, "stopped" if signals.exit_status else "finished")
+    return signals.exit_status or 0
 
 
 def _prepare_folder(plan: Plan) -> None:
     """Make the run folder and write down what was asked for."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     from stable_audio_tools.training.run_folder import write_json
 
     try:
         (plan.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_json(plan.folder / "config.json", plan.model_document)
-        write_json(plan.folder / "dataset.json", plan.dataset_document)
-        write_json(plan.folder / "args.json", plan.options)
-        file = logging.FileHandler(plan.folder / "train.log")
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            write_json(plan.folder / "config.json", plan.model_document)
+            write_json(plan.folder / "dataset.json", plan.dataset_document)
+            write_json(plan.folder / "args.json", plan.options)
+        (plan.folder / "train.log").open("a").close()
     except OSError as error:
         raise ConfigError(f"cannot write the run folder: {error.strerror}", source=f"--save-dir {plan.folder}") from None
+
+
+@contextlib.contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Messages inside go into the file too."""
+    file = logging.FileHandler(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(file)
-    log.info("run folder %s", plan.folder)
+    try:
+        log.info("run folder %s", path.parent)
+        yield
+    finally:
+        logging.getLogger().removeHandler(file)
+        file.close()
 
 
-def _trainer(plan: Plan, loaders: Loaders, page: Any) -> tuple[Any, Any]:
+def _trainer(plan: Plan, loaders: Loaders, signals: pl.Callback, checkpoint: pl.Callback, page: pl.Callback) -> pl.Trainer:
     import lightning.pytorch as pl
 
-    from stable_audio_tools.training.checkpoint_io import AtomicCheckpointIO
-    from stable_audio_tools.training.checkpoints import RunCheckpoint, SignalGuard, StopAtStep, StopAtTime
+    from stable_audio_tools.training.checkpoint_io import AtomicCheckpointIO, step_of
+    from stable_audio_tools.training.checkpoints import StopAtStep, StopAtTime
     from stable_audio_tools.training.factory import create_demo_callback_from_config
     from stable_audio_tools.training.loggers import create_loggers
     from stable_audio_tools.training.progress import RunProgress
 
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # only now: its import sets its own level
     options = plan.options
-    checkpoint = RunCheckpoint(plan.folder / "checkpoints", every=options["checkpoint_every"], keep=options["save_top_k"])
-    signals = SignalGuard(checkpoint)
     demos = create_demo_callback_from_config(plan.config, demo_dl=loaders.demo, folder=plan.folder / "demos")
     limits: list[pl.Callback] = [StopAtStep(plan.max_steps)] if plan.max_steps else []
     limits += [StopAtTime(options["max_minutes"])] if options["max_minutes"] else []
@@ -279,13 +346,10 @@ def _trainer(plan: Plan, loaders: Loaders, page: Any) -> tuple[Any, Any]:
         "project": options["project"],
         "config": {"model": plan.model_document, "dataset": plan.dataset_document, "args": options},
     }
-    loggers = create_loggers(options["logger"], plan.folder, resume_step=_step_of(plan.resume_from), **shared)
-    trainer = pl.Trainer(
-        accelerator=options["accelerator"],
-        devices=_devices(options["devices"]),
-        num_nodes=options["num_nodes"],
-        strategy=options["strategy"],
-        precision=_precision(options["precision"], options["accelerator"]),
+    resume_step = step_of(plan.resume_from) if plan.resume_from else None
+    loggers = create_loggers(options["logger"], plan.folder, resume_step=resume_step, **shared)
+    return pl.Trainer(
+        **plan.machine,
         max_steps=-1,
         max_epochs=options["max_epochs"] or -1,
         val_check_interval=every if loaders.validation is not None and every else None,
@@ -301,7 +365,6 @@ def _trainer(plan: Plan, loaders: Loaders, page: Any) -> tuple[Any, Any]:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    return trainer, signals
 
 
 def _devices(text: str) -> int | str:
@@ -317,31 +380,19 @@ def _precision(asked: str, accelerator: str) -> Any:
     return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def _step_of(checkpoint: Path | None) -> int | None:
-    """The train step of a checkpoint file; None for a fresh run."""
-    if checkpoint is None:
-        return None
-    import torch
-
-    from stable_audio_tools.training.module import CHECKPOINT_KEY
-
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    return saved.get(CHECKPOINT_KEY, {}).get("train_step", 0)
-
-
 def _export(plan: Plan, module: Any) -> None:
     from stable_audio_tools.models.checkpoints import save_model
 
     path = plan.folder / "exports" / "model.safetensors"
     path.parent.mkdir(exist_ok=True)
-    save_model(path, module.sampling_model, plan.model_document, {"train_step": str(module.train_step)})
+    facts = {name: json.dumps(value) for name, value in module.strategy.checkpoint_metadata().items()}
+    save_model(path, module.sampling_model, plan.model_document, facts | {"train_step": str(module.train_step)})
     log.info("weights: %s\nreport: %s", path, plan.folder / "index.html")
 
 
 def _failed(error: Exception, plan: Plan) -> int:
     """Say the cause; the traceback goes into `train.log`."""
-    logging.getLogger("stable_audio_tools.traceback").propagate = False
-    with (plan.folder / "train.log").open("a") as file:
+    with contextlib.suppress(OSError), (plan.folder / "train.log").open("a") as file:  # the disk may be what failed
         traceback.print_exception(error, file=file)
     last = plan.folder / "checkpoints" / "last.ckpt"
     hint = f"; --recover goes on from {last}" if last.exists() else ""
