@@ -111,6 +111,7 @@ def test_snake_keeps_only_its_input_for_the_backward_pass():
     assert sum(t.numel() >= X.numel() for t in saved) == 1
 
 
+@pytest.mark.slow  # starting the compiler takes seconds
 def test_compiled_snake_has_the_same_gradients():
     snake, weight = SnakeBeta(4), torch.randn_like(X)
     torch.nn.init.normal_(snake.alpha)
