@@ -129,6 +129,29 @@ def test_project_names_the_place_of_the_run_at_a_remote_logger(train):
     assert b"whales" in log.read_bytes()
 
 
+@pytest.mark.slow
+def test_wandb_without_an_account_logs_offline_and_says_so(train, tmp_path, monkeypatch, caplog):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "netrc").write_text("")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert train("--logger", "wandb") == 0
+    wandb.finish()
+    assert "wandb has no account on this machine" in caplog.text and list(train.run.rglob("offline-run-*"))
+    caplog.clear()
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert train("--logger", "wandb", "--name", "disabled") == 0
+    wandb.finish()
+    assert "wandb has no account" not in caplog.text and not list((train.folder / "runs" / "disabled").rglob("*.wandb"))
+
+
+def test_none_and_csv_write_local_files_only(train):
+    for kind in ("none", "csv"):
+        assert train("--logger", kind, "--name", kind) == 0
+        assert set(train.rows("train/loss", kind)) == {1}
+        assert not {"wandb", "tensorboard"} & {path.name for path in (train.folder / "runs" / kind).iterdir()}
+
+
 # how long, how much, how fast
 
 
