@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -69,12 +69,22 @@ def make_field(model: Callable[[Tensor, Tensor], Tensor], objective: Objective) 
     return field
 
 
-def steps(field: Field, ts: Tensor) -> tuple[Callable[[Tensor, float], Prediction], Iterator[tuple[int, float, float]]]:
-    """`field` taking t as a number, and (index, t, next t) of each step."""
+class At(Protocol):
+    """The field at a noise level given as a number; with the index of a step, its callback hears of the prediction."""
 
-    def at(x: Tensor, t: float) -> Prediction:
+    def __call__(self, x: Tensor, t: float, step: int | None = None) -> Prediction: ...
+
+
+def steps(field: Field, ts: Tensor, callback: Callback | None = None) -> tuple[At, Iterator[tuple[int, float, float]]]:
+    """`field` as a sampler asks it, and (index, t, next t) of each step."""
+
+    def at(x: Tensor, t: float, step: int | None = None) -> Prediction:
         # float16 and bfloat16 cannot tell neighbouring noise levels apart.
-        return field(x, torch.full((x.shape[0],), t, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32)))
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        prediction = field(x, torch.full((x.shape[0],), t, device=x.device, dtype=dtype))
+        if callback is not None and step is not None:
+            callback(Step(step, t, x, prediction.x0))
+        return prediction
 
     levels = ts.double().tolist()
     return at, ((index, t, levels[index + 1]) for index, t in enumerate(levels[:-1]))

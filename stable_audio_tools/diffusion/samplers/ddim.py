@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from .base import Callback, Field, Generators, Step, noise_like, steps
+from .base import Callback, Field, Generators, noise_like, steps
 
 
 def v_ddim(
@@ -17,11 +17,9 @@ def v_ddim(
     Args:
         eta: share of fresh noise: 0 is deterministic, 1 has the variance of ancestral sampling.
     """
-    at, path = steps(field, ts)
+    at, path = steps(field, ts, callback)
     for index, t, after in path:
-        prediction = at(x, t)
-        if callback is not None:
-            callback(Step(index, t, x, prediction.x0))
+        prediction = at(x, t, index)
         if after == 0:
             return prediction.x0
         alpha, sigma = _alpha_sigma(after)

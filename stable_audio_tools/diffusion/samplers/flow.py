@@ -6,16 +6,14 @@ import math
 
 from torch import Tensor
 
-from .base import Callback, Field, Generators, Step, noise_like, steps
+from .base import Callback, Field, Generators, noise_like, steps
 
 
 def euler(field: Field, x: Tensor, ts: Tensor, *, generator: Generators = None, callback: Callback | None = None) -> Tensor:
     """First order, one evaluation a step; exact where trajectories are straight."""
-    at, path = steps(field, ts)
+    at, path = steps(field, ts, callback)
     for index, t, after in path:
-        prediction = at(x, t)
-        if callback is not None:
-            callback(Step(index, t, x, prediction.x0))
+        prediction = at(x, t, index)
         x = prediction.x0 if after == 0 else x + (after - t) * prediction.output
     return x
 
@@ -25,11 +23,9 @@ def heun(field: Field, x: Tensor, ts: Tensor, *, generator: Generators = None, c
 
     The step to t = 0 is Euler's, so the model is never asked about clean data; the order stays two.
     """
-    at, path = steps(field, ts)
+    at, path = steps(field, ts, callback)
     for index, t, after in path:
-        prediction = at(x, t)
-        if callback is not None:
-            callback(Step(index, t, x, prediction.x0))
+        prediction = at(x, t, index)
         if after == 0:
             x = prediction.x0
         else:
@@ -40,11 +36,9 @@ def heun(field: Field, x: Tensor, ts: Tensor, *, generator: Generators = None, c
 
 def rk4(field: Field, x: Tensor, ts: Tensor, *, generator: Generators = None, callback: Callback | None = None) -> Tensor:
     """The classic fourth-order Runge-Kutta method, four evaluations a step; the last one of the last step is at t = 0."""
-    at, path = steps(field, ts)
+    at, path = steps(field, ts, callback)
     for index, t, after in path:
-        prediction = at(x, t)
-        if callback is not None:
-            callback(Step(index, t, x, prediction.x0))
+        prediction = at(x, t, index)
         h, k1 = after - t, prediction.output
         k2 = at(x + h / 2 * k1, t + h / 2).output
         k3 = at(x + h / 2 * k2, t + h / 2).output
@@ -58,12 +52,10 @@ def dpmpp(field: Field, x: Tensor, ts: Tensor, *, generator: Generators = None, 
 
     Lu et al. 2022, arXiv:2211.01095, algorithm 2, with alpha = 1 - t and sigma = t.
     """
-    at, path = steps(field, ts)
+    at, path = steps(field, ts, callback)
     last_x0, last_h = None, math.inf
     for index, t, after in path:
-        x0 = at(x, t).x0
-        if callback is not None:
-            callback(Step(index, t, x, x0))
+        x0 = at(x, t, index).x0
         h = _logsnr(after) - _logsnr(t)
         # h is infinite in a step from t = 1 or to t = 0: no earlier prediction is then near enough to extrapolate from.
         extrapolation = h / (2 * last_h) if last_x0 is not None and math.isfinite(h) else 0.0
@@ -75,11 +67,9 @@ def dpmpp(field: Field, x: Tensor, ts: Tensor, *, generator: Generators = None, 
 
 def pingpong(field: Field, x: Tensor, ts: Tensor, *, generator: Generators = None, callback: Callback | None = None) -> Tensor:
     """Denoise fully, then add fresh noise for the next level: multistep consistency sampling. arXiv:2303.01469, algorithm 1."""
-    at, path = steps(field, ts)
+    at, path = steps(field, ts, callback)
     for index, t, after in path:
-        x0 = at(x, t).x0
-        if callback is not None:
-            callback(Step(index, t, x, x0))
+        x0 = at(x, t, index).x0
         x = x0 if after == 0 else (1 - after) * x0 + after * noise_like(x, generator)
     return x
 
