@@ -20,6 +20,7 @@ LOWER = {
     "cli": {"configs", "nn", "diffusion", "audio", "models", "inference", "data", "evaluation", "report", "training"},
 }
 SLOW_TO_IMPORT = {"torchaudio", "scipy", "matplotlib", "lightning", "wandb", "PIL", "soundfile", "soxr", "transformers"}
+POSIX_ONLY = {"fcntl", "grp", "pwd", "resource", "termios"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -69,3 +70,11 @@ def test_slow_packages_are_imported_where_they_are_used(path):
 def test_only_the_command_line_prints(path):
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     assert not [c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_private_names_stay_in_their_file_and_imports_work_on_windows(path):
+    tree = ast.parse(path.read_text())
+    ours = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.level or (n.module or "").startswith("stable_audio_tools"))]
+    assert not [alias.name for node in ours for alias in node.names if alias.name.startswith("_") and not alias.name.endswith("__")]
+    assert not {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names} & POSIX_ONLY
