@@ -216,7 +216,7 @@ class ConditionedDiffusion(nn.Module):
         if exit_layer_ix is not None:
             if cfg_scale != 1:
                 raise ValueError(f"features of a layer have no guidance: exit_layer_ix goes with cfg_scale 1, got {cfg_scale}")
-            return self.model(x, t, **inputs, mask=mask, exit_layer_ix=exit_layer_ix, hidden=hidden)
+            return self.model(x, t, **_in_precision_of(x, inputs), mask=mask, exit_layer_ix=exit_layer_ix, hidden=hidden)
         if not self._guides(t, cond, cfg_scale, cfg_interval):
             return self._velocity(x, t, inputs, mask, hidden)
 
@@ -241,7 +241,7 @@ class ConditionedDiffusion(nn.Module):
         return self.objective.alpha_sigma(t)[1]
 
     def _velocity(self, x: Tensor, t: Tensor, inputs: Inputs, mask: Tensor | None, hidden: list[Tensor] | None = None) -> Tensor:
-        output = self.model(x, t, **inputs, mask=mask, hidden=hidden)
+        output = self.model(x, t, **_in_precision_of(x, inputs), mask=mask, hidden=hidden)
         return output if self.prediction == "velocity" else velocity_from_x0(self.objective, x, output, t)
 
     def _in_turn(
@@ -258,6 +258,11 @@ class ConditionedDiffusion(nn.Module):
             hidden[:] = [features.chunk(2)[0] for features in hidden]
         conditional, unconditional = output.chunk(2)
         return conditional, unconditional
+
+
+def _in_precision_of(x: Tensor, inputs: Inputs) -> Inputs:
+    """Conditions need not come from this model's own conditioner: finished tensors may be of any precision."""
+    return {name: value.to(x.dtype) if value is not None and value.is_floating_point() else value for name, value in inputs.items()}
 
 
 def _stack(a: Tensor | None, b: Tensor | None) -> Tensor | None:

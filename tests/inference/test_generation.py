@@ -70,6 +70,13 @@ def test_a_model_in_half_precision_generates(dtype, qk_norm, encoder):
     assert error.std() < 0.05 * audio.std()
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str)
+def test_conditions_of_another_precision_are_taken(dtypes):
+    given, taking = (model_of().to(dtype) for dtype in dtypes)
+    tensors = given.conditioner(PROMPTS, "cpu")
+    assert generate(taking, None, conditioning_tensors=tensors).isfinite().all()
+
+
 @pytest.mark.parametrize("sample_size", [1, 15, 16, 17, 1000])
 def test_any_length_is_made_and_cut_to_the_sample(model, sample_size):
     assert generate(model, sample_size=sample_size).shape[-1] == sample_size
