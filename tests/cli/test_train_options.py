@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 import wandb
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -23,6 +24,7 @@ import configs
 from stable_audio_tools.cli.args import read_options
 from stable_audio_tools.cli.main import main
 from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.training.strategies.supervised import Supervised
 
 SGD = {"diffusion": {"optimizer": {"type": "SGD", "config": {"lr": 1.0}}}}
 TESTED_ELSEWHERE = {"config_file", "strategy", "devices", "num_nodes"}
@@ -234,6 +236,21 @@ def test_plugins_are_imported_first(train, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert train("--plugins", "my_plugin_one, my_plugin_two") == 0
     assert Path("one").exists() and Path("two").exists()
+
+
+def test_ctrl_c_before_training_is_status_130_without_a_traceback(train, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_plugin_three.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert train("--plugins", "my_plugin_three") == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_what_a_strategy_says_of_itself_is_in_the_export(train, monkeypatch):
+    monkeypatch.setattr(Supervised, "checkpoint_metadata", lambda self: {"taught_by": ["nobody"]})
+    assert train() == 0
+    with safe_open(train.run / "exports" / "model.safetensors", "pt") as file:
+        header = file.metadata()
+    assert header["taught_by"] == '["nobody"]' and header["train_step"] == "1" and json.loads(header["model_config"])
 
 
 # weights to start from

@@ -78,10 +78,6 @@ class TrainingStrategy(nn.Module):
         (player,) = self.players(model)
         yield Update(player, self.loss(model, batch))
 
-    def required_metadata_fields(self) -> tuple[str, ...]:
-        """Metadata keys that every example must carry for this strategy."""
-        return ()
-
     def checkpoint_metadata(self) -> dict[str, Any]:
-        """Facts about the training that belong into the header of an export, JSON-serialisable."""
+        """Facts about the training that go into the header of its export, JSON-serialisable."""
         return {}
