@@ -178,7 +178,7 @@ def test_a_condition_that_counts_seconds_gets_whole_ones(tmp_path, generate):
         ([*BELL, "--init-audio", "empty.txt"], "empty.txt"),
         ([*BELL, "--init-noise-level", "0"], "expected a number above 0, at most 1, got '0'"),
         ([*BELL, "--seconds", "0"], "expected a number above 0, got '0'"),
-        ([*BELL, "--seconds", "long"], "expected a number, got 'long'"),
+        ([*BELL, "--seconds", "long"], "expected a number above 0, got 'long'"),
         ([*BELL, "--steps", "0"], "expected a whole number of 1 or more, got '0'"),
         ([*BELL, "--seed", "-1"], "expected a whole number of 0 or more, got '-1'"),
         ([*BELL, "--cfg-scale", "nan"], "expected a number, got 'nan'"),
