@@ -309,3 +309,13 @@ def test_the_factories_say_what_is_missing():
     del config["training"]
     with pytest.raises(ConfigError, match="training config must be specified in model config"):
         create_training_wrapper_from_config(config, model)
+
+
+def test_an_autoencoder_of_half_precision_has_demos_too():
+    config = configs.autoencoder()
+    module = wrapper(config).bfloat16()
+    demos = create_demo_callback_from_config(config, demo_dl=loader(config))
+    with torch.no_grad():
+        made = demos.render(module)
+    assert [demo.kind for demo in made] == ["original", "reconstruction"] * 2
+    assert all(demo.audio.dtype == torch.float32 and demo.audio.shape == (2, 2048) for demo in made)

@@ -22,8 +22,8 @@ class AutoencoderDemoCallback(DemoCallback):
 
     def render(self, module: Any) -> list[Demo]:
         clips, names = self._first_clips()
-        clips = clips.to(module.device)
-        decoded = module.reconstruct(module.sampling_model, clips)[..., : clips.shape[-1]]
+        model = module.sampling_model
+        decoded = module.reconstruct(model, clips.to(next(model.parameters()))).to(clips)  # the weights may be of half precision
         demos = []
         for name, original, reconstruction in zip(names, clips, decoded, strict=True):
             demos.append(Demo(f"{name}, original", original, "original", name))
