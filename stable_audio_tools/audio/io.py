@@ -310,8 +310,10 @@ def save_audio(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, *,
         raise ConfigError(f"cannot write the file: {_write_cause(part, error)}", shown(target)) from None
     finally:
         part.unlink(missing_ok=True)
-    if any(saved):
-        log.warning("%s: %d samples beyond full scale were limited, %d not finite were silenced", shown(target), *saved)
+    if saved.not_finite:
+        log.warning("%s: %d samples that were not finite were silenced", shown(target), saved.not_finite)
+    if saved.clipped:
+        log.info("%s: %d samples beyond full scale were limited", shown(target), saved.clipped)
     return saved
 
 
