@@ -19,9 +19,21 @@ TRAIN = [sys.executable, str(Path(__file__).resolve().parents[2] / "train.py")]
 pytestmark = pytest.mark.slow
 
 
+def vowels(rate, formants=((700, 1100), (300, 2300), (450, 800))):
+    """A second of speech-like sound: harmonics of 120 Hz under the formants of three vowels, with pauses between them."""
+    t = np.arange(rate // 4) / rate
+    partials = np.arange(120, min(4000, rate / 2), 120)
+    pause = np.zeros(rate // 12)
+    voiced = []
+    for places in formants:
+        loud = sum(np.exp(-(((partials - place) / 150) ** 2)) for place in places)
+        voiced += [0.1 * (loud[:, None] * np.sin(2 * np.pi * partials[:, None] * t)).sum(0) * np.hanning(len(t)), pause]
+    return np.concatenate(voiced)
+
+
 @pytest.fixture
 def folder(tmp_path):
-    """Tones in several formats, rates and lengths, half of them with a caption, and one broken file."""
+    """Tones and speech in several formats, rates and lengths, half of the tones with a caption, and one broken file."""
     root = tmp_path / "sounds"
     root.mkdir()
     rng = np.random.default_rng(0)
@@ -33,6 +45,8 @@ def folder(tmp_path):
         soundfile.write(root / f"{index}.{suffix}", np.stack([tone, tone], 1) if index % 2 else tone, rate)
         if index % 2:
             (root / f"{index}.txt").write_text(f"tone number {index}")
+    for suffix, rate in (("wav", 16000), ("ogg", 44100)):
+        soundfile.write(root / f"speech_{suffix}.{suffix}", vowels(rate), rate)
     (root / "broken.wav").write_bytes(b"RIFF nothing")
     return root
 
