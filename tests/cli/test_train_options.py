@@ -27,7 +27,7 @@ from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training.strategies.supervised import Supervised
 
 SGD = {"diffusion": {"optimizer": {"type": "SGD", "config": {"lr": 1.0}}}}
-TESTED_ELSEWHERE = {"config_file", "strategy", "devices", "num_nodes"}
+TESTED_ELSEWHERE = {"config_file", "strategy", "devices", "num_nodes", "project"}
 
 
 class Runs:
@@ -121,14 +121,6 @@ def test_name_and_save_dir_are_the_run_folder(train, tmp_path):
 def test_the_log_of_a_run_ends_with_the_run(train):
     assert train("--name", "first") == train("--name", "second") == 0
     assert "second" not in (train.folder / "runs" / "first" / "train.log").read_text()
-
-
-@pytest.mark.slow
-def test_project_names_the_place_of_the_run_at_a_remote_logger(train):
-    assert train("--logger", "wandb", "--project", "whales") == 0
-    wandb.finish()
-    (log,) = train.run.rglob("run-*.wandb")
-    assert b"whales" in log.read_bytes()
 
 
 @pytest.mark.slow

@@ -217,11 +217,14 @@ def test_a_failure_while_running_says_the_cause_and_keeps_the_traceback_in_the_l
 @pytest.mark.parametrize("logger", ["wandb", "tensorboard"])
 def test_loggers_get_numbers_sounds_and_pictures_without_asking(tmp_path, logger):
     model = write(tmp_path / "model.json", configs.text_to_audio())
-    done = train(tmp_path, "--model-config", model, "--max-steps", "2", "--log-every", "1", "--name", "run", "--logger", logger)
+    options = ("--max-steps", "2", "--log-every", "1", "--name", "run", "--logger", logger, "--project", "whales")
+    done = train(tmp_path, "--model-config", model, *options)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "run"
     if logger == "wandb":
         media = [p.suffix for p in (run / "wandb").rglob("*") if p.is_file() and "media" in p.parts]
         assert {".wav", ".png"} <= set(media)
+        (log,) = run.rglob("run-*.wandb")
+        assert b"whales" in log.read_bytes()
     else:
         assert any(p.name.startswith("events.out") for p in (run / "tensorboard").rglob("*"))
