@@ -275,6 +275,7 @@ def _train(plan: Plan, module: TrainingModule, loaders: Loaders) -> int:
     import torch
 
     from stable_audio_tools.training.checkpoints import RunCheckpoint, SignalGuard
+    from stable_audio_tools.training.loggers import end_runs
     from stable_audio_tools.training.run_folder import RunFolder
 
     options = plan.options
@@ -283,7 +284,10 @@ def _train(plan: Plan, module: TrainingModule, loaders: Loaders) -> int:
     page = RunFolder(plan.folder, name=plan.folder.name, max_steps=plan.max_steps, resume=plan.resume_command)
     trainer = _trainer(plan, loaders, signals, checkpoint, page)
     torch.manual_seed(options["seed"])
-    trainer.fit(module, loaders.train, loaders.validation, ckpt_path=plan.resume_from, weights_only=True)
+    try:
+        trainer.fit(module, loaders.train, loaders.validation, ckpt_path=plan.resume_from, weights_only=True)
+    finally:
+        end_runs(trainer.loggers)
     try:
         if trainer.is_global_zero:
             _export(plan, module)

@@ -187,3 +187,11 @@ def _demo_to_tensorboard(logger: TensorBoardLogger, title: str, image_file: Path
 
     logger.experiment.add_audio(title, audio.mean(dim=0), step, sample_rate)  # TensorBoard plays mono only
     logger.experiment.add_image(title, np.asarray(Image.open(image_file).convert("RGB")), step, dataformats="HWC")
+
+
+@rank_zero_only
+def end_runs(loggers: Iterable[Logger]) -> None:
+    """End the runs of loggers that write in the background, so that all they were given is on disk or on its way."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
