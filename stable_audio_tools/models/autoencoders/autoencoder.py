@@ -50,6 +50,21 @@ class AutoencoderBody(StrictModel):
             raise ConfigError(problems)
         return self
 
+    @property
+    def num_quantizers(self) -> int:
+        """Tokens of a frame; 0 without tokens."""
+        return self.bottleneck.num_quantizers if self.bottleneck else 0
+
+    @property
+    def codebook_size(self) -> int:
+        """Values a token may take; 0 without tokens."""
+        return self.bottleneck.codebook_size if self.bottleneck else 0
+
+    @property
+    def is_discrete(self) -> bool:
+        """There are tokens."""
+        return self.num_quantizers > 0
+
     def build(self, sample_rate: int) -> AudioAutoencoder:
         """The model, weights initialised; `sample_rate` in Hz."""
         return AudioAutoencoder(
@@ -95,8 +110,19 @@ class AudioAutoencoder(nn.Module):
         self.soft_clip = soft_clip
 
     @property
+    def num_quantizers(self) -> int:
+        """Tokens of a frame; 0 without tokens."""
+        return self.bottleneck.num_quantizers if self.bottleneck is not None else 0
+
+    @property
+    def codebook_size(self) -> int:
+        """Values a token may take; 0 without tokens."""
+        return self.bottleneck.codebook_size if self.bottleneck is not None else 0
+
+    @property
     def is_discrete(self) -> bool:
-        return self.bottleneck is not None and self.bottleneck.is_discrete
+        """There are tokens."""
+        return self.num_quantizers > 0
 
     def encode(
         self,
@@ -169,6 +195,55 @@ class AudioAutoencoder(nn.Module):
         if not chunked:
             return decode(latents)
         return map_chunks(decode, latents, frame_in=1, frame_out=self.downsampling_ratio, chunk_size=chunk_size, overlap=overlap)
+
+    @torch.no_grad()
+    def tokenize(
+        self,
+        audio: Tensor,
+        *,
+        chunked: bool = False,
+        overlap: int = 32,
+        chunk_size: int = 128,
+        iterate_batch: bool = False,
+        sample: bool = True,
+    ) -> Tensor:
+        """Audio (B, in_channels, samples) -> tokens (B, num_quantizers, frames), int64; chunks as in `encode_audio`.
+
+        Raises:
+            ValueError: the bottleneck has no tokens.
+        """
+        bottleneck = self._discrete()
+
+        def tokens(part: Tensor) -> Tensor:
+            return bottleneck.tokenize(self.encode(part, skip_bottleneck=True, iterate_batch=iterate_batch), sample=sample)
+
+        if not chunked:
+            return tokens(audio)
+        return map_chunks(tokens, audio, frame_in=self.downsampling_ratio, frame_out=1, chunk_size=chunk_size, overlap=overlap)
+
+    def decode_tokens(
+        self,
+        tokens: Tensor,
+        *,
+        chunked: bool = False,
+        overlap: int = 32,
+        chunk_size: int = 128,
+        iterate_batch: bool = False,
+    ) -> Tensor:
+        """Tokens (B, num_quantizers, frames) -> audio (B, out_channels, samples): what `decode` gives for the latents they stand for.
+
+        Raises:
+            ValueError: the bottleneck has no tokens, or these are not its own.
+        """
+        latents = self._discrete().decode_tokens(tokens)
+        options = {"chunked": chunked, "overlap": overlap, "chunk_size": chunk_size, "iterate_batch": iterate_batch}
+        return self.decode_audio(latents, skip_bottleneck=True, **options)
+
+    def _discrete(self) -> Bottleneck:
+        if self.bottleneck is None or not self.is_discrete:
+            what = f"{type(self.bottleneck).__name__} is continuous" if self.bottleneck is not None else "it has no bottleneck"
+            raise ValueError(f"this autoencoder has no tokens: {what}")
+        return self.bottleneck
 
     def preprocess_audio_for_encoder(self, audio: Tensor, in_sr: int) -> Tensor:
         """One clip (T,) or (C, T), or a batch (B, C, T), at `in_sr` Hz: see `preprocess_audio_list_for_encoder`."""

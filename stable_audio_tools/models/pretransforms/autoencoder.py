@@ -33,6 +33,14 @@ class AutoencoderPretransformConfig(BasePretransformConfig):
     def downsampling_ratio(self) -> int:
         return self.config.downsampling_ratio
 
+    @property
+    def num_quantizers(self) -> int:
+        return self.config.num_quantizers
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.codebook_size
+
     def build(self, sample_rate: int) -> AutoencoderPretransform:
         options = {key: getattr(self, key) for key in ("scale", "model_half", "iterate_batch", "chunked", "enable_grad")}
         return AutoencoderPretransform(self.config.build(sample_rate), **options)
@@ -55,7 +63,7 @@ class AutoencoderPretransform(Pretransform):
         super().__init__(**sizes, enable_grad=enable_grad)
         self.model = model.half() if model_half else model
         self.scale, self.iterate_batch, self.chunked = scale, iterate_batch, chunked
-        self.is_discrete = model.is_discrete
+        self.num_quantizers, self.codebook_size = model.num_quantizers, model.codebook_size
         if not enable_grad:
             self.requires_grad_(False).eval()
 
@@ -66,6 +74,12 @@ class AutoencoderPretransform(Pretransform):
     def decode(self, latents: Tensor) -> Tensor:
         audio = self.model.decode_audio(self._cast(latents * self.scale), chunked=self.chunked, iterate_batch=self.iterate_batch)
         return audio.to(latents.dtype)
+
+    def tokenize(self, audio: Tensor) -> Tensor:
+        return self.model.tokenize(self._cast(audio), chunked=self.chunked, iterate_batch=self.iterate_batch)
+
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        return self.model.decode_tokens(tokens, chunked=self.chunked, iterate_batch=self.iterate_batch).float()
 
     def _cast(self, x: Tensor) -> Tensor:
         """In the precision that the weights have now: a cast of the whole model overrides `model_half`."""

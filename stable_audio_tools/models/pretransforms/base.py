@@ -18,10 +18,12 @@ class Pretransform(nn.Module, ABC):
     before it can be trained on what comes out.
 
     io_channels: audio channels. encoded_channels: channels of the other side.
-    downsampling_ratio: audio samples per encoded frame. is_discrete: there are tokens.
+    downsampling_ratio: audio samples per encoded frame.
+    num_quantizers, codebook_size: how many tokens a frame has and how many values each may take; 0 without tokens.
     """
 
-    is_discrete = False
+    num_quantizers = 0
+    codebook_size = 0
 
     def __init__(self, *, io_channels: int, encoded_channels: int, downsampling_ratio: int, enable_grad: bool = False):
         super().__init__()
@@ -36,6 +38,27 @@ class Pretransform(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor: ...
+
+    @property
+    def is_discrete(self) -> bool:
+        """There are tokens."""
+        return self.num_quantizers > 0
+
+    def tokenize(self, audio: Tensor) -> Tensor:
+        """Audio (B, io_channels, T) -> tokens (B, num_quantizers, T / downsampling_ratio), int64 in 0..codebook_size-1.
+
+        Raises:
+            ValueError: this pretransform has no tokens.
+        """
+        raise ValueError(f"{type(self).__name__} is continuous: it has no tokens")
+
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, num_quantizers, T) -> audio (B, io_channels, T * downsampling_ratio).
+
+        Raises:
+            ValueError: this pretransform has no tokens, or these are not its own.
+        """
+        raise ValueError(f"{type(self).__name__} is continuous: it has no tokens")
 
     def check_audio(self, audio: Tensor) -> None:
         """Raises ValueError unless `audio` is (B, io_channels, whole frames)."""
@@ -63,6 +86,21 @@ class BasePretransformConfig(StrictModel):
     @property
     @abstractmethod
     def downsampling_ratio(self) -> int: ...
+
+    @property
+    def num_quantizers(self) -> int:
+        """Tokens of a frame; 0 without tokens."""
+        return 0
+
+    @property
+    def codebook_size(self) -> int:
+        """Values a token may take; 0 without tokens."""
+        return 0
+
+    @property
+    def is_discrete(self) -> bool:
+        """There are tokens."""
+        return self.num_quantizers > 0
 
     @abstractmethod
     def build(self, sample_rate: int) -> Pretransform: ...
