@@ -1,4 +1,4 @@
-"""Denoisers: the list a newcomer adds one line to."""
+"""Denoisers: the lists a newcomer adds one line to, by the model type they are part of."""
 
 from __future__ import annotations
 
@@ -6,11 +6,28 @@ from typing import Annotated
 
 from stable_audio_tools.configs.base import Family
 
-from .base import BaseDenoiserConfig, Denoiser
+from .base import BaseDecoderDenoiserConfig, BaseDenoiserConfig, BaseUnconditionalConfig, Denoiser
 from .dit import DiTConfig
 
 DENOISERS = Family("denoiser", DiTConfig)
+"""`model.diffusion` of a diffusion_cond or diffusion_cond_inpaint model."""
+
+UNCOND_DENOISERS = Family("unconditional denoiser")
+"""`model` of a diffusion_uncond model."""
+
+DIFFAE_DENOISERS = Family("diffusion decoder")
+"""`model.diffusion` of a diffusion_autoencoder."""
 
 DenoiserConfig = Annotated[BaseDenoiserConfig, DENOISERS]
+UnconditionalConfig = Annotated[BaseUnconditionalConfig, UNCOND_DENOISERS]
+DecoderDenoiserConfig = Annotated[BaseDecoderDenoiserConfig, DIFFAE_DENOISERS]
 
-__all__ = ["DENOISERS", "Denoiser", "DenoiserConfig"]
+__all__ = [
+    "DENOISERS",
+    "DIFFAE_DENOISERS",
+    "UNCOND_DENOISERS",
+    "DecoderDenoiserConfig",
+    "Denoiser",
+    "DenoiserConfig",
+    "UnconditionalConfig",
+]

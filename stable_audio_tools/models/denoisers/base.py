@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.diffusion.timesteps import DistributionShiftConfig
 from stable_audio_tools.models.conditioners.routing import Routes
+from stable_audio_tools.models.pretransforms import PretransformConfig
 
 Ids = tuple[str, ...]
+ObjectiveName = Literal["v", "rectified_flow", "rf_denoiser"]
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Denoiser(nn.Module, ABC):
@@ -57,13 +61,36 @@ class Width(NamedTuple):
     summed: bool
 
 
-class BaseDenoiserConfig(StrictModel):
-    """The `diffusion` section: which network, what it predicts, and which conditions reach it how."""
+class BaseNetworkConfig(StrictModel):
+    """Which network, and its sizes, known before it is built.
+
+    io_channels_key: the key of the inner `config` that states the channels, for messages.
+    """
+
+    io_channels_key: ClassVar[str] = "io_channels"
 
     type: str
-    diffusion_objective: Literal["v", "rectified_flow", "rf_denoiser"] = Field(
-        default="v", description="the noise path; rf_denoiser is rectified_flow sampled by pingpong"
-    )
+
+    @property
+    @abstractmethod
+    def io_channels(self) -> int:
+        """Channels in and out."""
+
+    @property
+    @abstractmethod
+    def frame_multiple(self) -> tuple[str, int]:
+        """The key of the config that says so, and a number that the count of frames must be a multiple of."""
+
+    @property
+    def min_frames(self) -> int:
+        """The least number of frames, a multiple of `frame_multiple`."""
+        return self.frame_multiple[1]
+
+
+class BaseDenoiserConfig(BaseNetworkConfig):
+    """The `diffusion` section: which network, what it predicts, and which conditions reach it how."""
+
+    diffusion_objective: ObjectiveName = Field(default="v", description="the noise path; rf_denoiser is rectified_flow sampled by pingpong")
     prediction: Literal["velocity", "x0"] = Field(
         default="velocity", description="what the network itself predicts; the loss is on the velocity either way"
     )
@@ -79,19 +106,60 @@ class BaseDenoiserConfig(StrictModel):
     def routes(self) -> Routes:
         return Routes(self.cross_attention_cond_ids, self.global_cond_ids, self.input_concat_ids, self.prepend_cond_ids)
 
-    @property
-    @abstractmethod
-    def io_channels(self) -> int:
-        """Latent channels in and out."""
-
-    @property
-    @abstractmethod
-    def frame_multiple(self) -> tuple[str, int]:
-        """The key of the config that says so, and a number that the count of latent frames must be a multiple of."""
-
     @abstractmethod
     def widths(self) -> Mapping[str, Width]:
         """For each key of ids that the network has a route for: the width it states for it."""
 
     @abstractmethod
     def build(self) -> Denoiser: ...
+
+
+class BaseUnconditionalConfig(BaseNetworkConfig):
+    """The `model` object of an unconditional diffusion config: a network `model(x, t)`, and the domain it works in."""
+
+    pretransform: PretransformConfig | None = Field(default=None, description="makes latents of audio; absent: the network sees audio")
+
+    @property
+    def diffusion_objective(self) -> ObjectiveName:
+        """The noise path."""
+        return "v"
+
+    @property
+    def downsampling_ratio(self) -> int:
+        """Audio samples per frame of the network."""
+        return 1 if self.pretransform is None else self.pretransform.downsampling_ratio
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network, with its initial weights halved: noisy audio (B, C, T) and noise levels (B,) to a prediction (B, C, T)."""
+
+
+class BaseDecoderDenoiserConfig(BaseNetworkConfig):
+    """The `diffusion` section of a diffusion autoencoder: a network that sees the latents, brought to its own rate, as channels."""
+
+    @property
+    def diffusion_objective(self) -> ObjectiveName:
+        """The noise path."""
+        return "v"
+
+    @property
+    @abstractmethod
+    def cond_channels(self) -> tuple[str, int]:
+        """The key of the config that says so, and the channels of the latents (`input_concat_cond`)."""
+
+    @abstractmethod
+    def build(self) -> Denoiser: ...
+
+
+@torch.no_grad()
+def halved(module: Module) -> Module:
+    """`module` with every parameter halved, the initialisation of the peer's U-Nets and unconditional models."""
+    for parameter in module.parameters():
+        parameter.mul_(0.5)
+    return module
+
+
+def refuse_inputs(network: str, **given: object) -> None:
+    """Raise ValueError where an input is given that this network has no use for."""
+    if names := [name for name, value in given.items() if value is not None]:
+        raise ValueError(f"{network} takes no {', '.join(names)}")
