@@ -13,10 +13,15 @@ from torch import nn
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.diffusion.objectives import parse_objective
 
 from .autoencoders.autoencoder import AudioAutoencoder, AutoencoderBody
 from .conditioners import INPAINT_IDS
+from .denoisers import UnconditionalConfig
 from .latent_diffusion import ConditionedDiffusion, ConditionedDiffusionBody
+from .unconditional_diffusion import UnconditionalDiffusion
+
+MAX_AUDIO_CHANNELS = 2
 
 
 class BaseModelConfig(StrictModel):
@@ -41,11 +46,15 @@ class BaseModelConfig(StrictModel):
 
     def _problems(self) -> Iterator[Problem]:
         multiple, why = self._sample_multiple()
+        least = self._least_samples()
         if self.sample_size % multiple:
             below = self.sample_size // multiple * multiple
-            nearest = " or ".join(str(size) for size in (below, below + multiple) if size)
+            nearest = " or ".join(str(size) for size in (below, below + multiple) if size >= least) or str(least)
             message = f"sample_size {self.sample_size} is no multiple of {multiple} ({why})"
             yield Problem(("sample_size",), message, f"nearest: {nearest}", self.sample_size)
+        elif self.sample_size < least:
+            message = f"sample_size {self.sample_size} is shorter than the network can take, {least}"
+            yield Problem(("sample_size",), message, f"nearest: {least}", self.sample_size)
         channels = self._audio_channels()
         if channels and self.audio_channels not in channels.values():
             listed = " and ".join(f"{name} {count}" for name, count in channels.items())
@@ -57,6 +66,10 @@ class BaseModelConfig(StrictModel):
     def _sample_multiple(self) -> tuple[int, str]:
         """What sample_size must be a multiple of, and the keys that make it so."""
         raise NotImplementedError
+
+    def _least_samples(self) -> int:
+        """The shortest sample_size."""
+        return self._sample_multiple()[0]
 
     def _audio_channels(self) -> dict[str, int]:
         """The numbers of channels that audio may have, by the keys that say so; empty: any."""
@@ -110,4 +123,44 @@ class DiffusionCondInpaintModel(BaseDiffusionCondModel):
             yield Problem(("model", "diffusion", "input_concat_ids"), message, f"add {', '.join(missing)}")
 
 
-ModelConfig = Annotated[AutoencoderModel | DiffusionCondModel | DiffusionCondInpaintModel, Field(discriminator="model_type")]
+class DiffusionUncondModel(BaseModelConfig):
+    model_type: Literal["diffusion_uncond"]
+    model: UnconditionalConfig
+
+    def build(self) -> UnconditionalDiffusion:
+        network, pretransform = self.model, self.model.pretransform
+        return UnconditionalDiffusion(
+            network.build(),
+            None if pretransform is None else pretransform.build(self.sample_rate),
+            objective=parse_objective(network.diffusion_objective),
+            io_channels=network.io_channels,
+            sample_rate=self.sample_rate,
+            sample_size=self.sample_size,
+            min_input_length=self._sample_multiple()[0],
+        )
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from super()._problems()
+        network, pretransform = self.model, self.model.pretransform
+        if pretransform is not None and pretransform.encoded_channels != network.io_channels:
+            key, encoded = network.io_channels_key, pretransform.encoded_channels
+            message = f"config.{key} is {network.io_channels}, but the pretransform gives {encoded} latent channels"
+            yield Problem(("model", "config", key), message, f"set it to {encoded}", network.io_channels)
+
+    def _sample_multiple(self) -> tuple[int, str]:
+        key, frames = self.model.frame_multiple
+        ratio = self.model.downsampling_ratio
+        return ratio * frames, f"{key} {frames}" if ratio == 1 else f"the pretransform's downsampling ratio {ratio} x {key} {frames}"
+
+    def _least_samples(self) -> int:
+        return self.model.downsampling_ratio * self.model.min_frames
+
+    def _audio_channels(self) -> dict[str, int]:
+        if self.model.pretransform is not None:
+            return {"the pretransform's io_channels": self.model.pretransform.io_channels}
+        # More channels than audio has: the data are latents.
+        return {self.model.io_channels_key: self.model.io_channels} if self.model.io_channels <= MAX_AUDIO_CHANNELS else {}
+
+
+AnyModel = AutoencoderModel | DiffusionCondModel | DiffusionCondInpaintModel | DiffusionUncondModel
+ModelConfig = Annotated[AnyModel, Field(discriminator="model_type")]

@@ -1,0 +1,99 @@
+"""The DiT where no conditions reach it: alone, as an unconditional model, and beside latents, in a diffusion autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+from pydantic import AliasChoices, Field, PositiveInt, model_validator
+
+from stable_audio_tools.configs.errors import ConfigError, Problem
+
+from .base import BaseDecoderDenoiserConfig, BaseUnconditionalConfig, ObjectiveName, halved
+from .dit import DiffusionTransformer, DiTDenoiser, DiTParams
+
+OBJECTIVE = "the noise path; the peer trains v whatever this says, so its checkpoints need v"
+
+
+class UnconditionalDiTParams(DiTParams):
+    # The peer's name. Elsewhere a DiT has io_channels, which is taken too.
+    io_channels: PositiveInt = Field(validation_alias=AliasChoices("in_channels", "io_channels"), description="channels in and out")
+    diffusion_objective: ObjectiveName = Field(default="v", description=OBJECTIVE)
+
+    @model_validator(mode="after")
+    def _unconditional(self) -> Self:
+        if problems := [*_condition_problems(self, "a diffusion_uncond model"), *_concat_problems(self)]:
+            raise ConfigError(problems)
+        return self
+
+
+class DecoderDiTParams(DiTParams):
+    diffusion_objective: ObjectiveName = Field(default="v", description=OBJECTIVE)
+
+    @model_validator(mode="after")
+    def _latents_alone(self) -> Self:
+        if problems := [*_condition_problems(self, "a diffusion_autoencoder")]:
+            raise ConfigError(problems)
+        return self
+
+
+def _condition_problems(params: DiTParams, model: str) -> Iterator[Problem]:
+    for key in ("cond_token_dim", "global_cond_dim", "prepend_cond_dim"):
+        if width := getattr(params, key):
+            yield Problem((key,), f"{key} is {width}, but {model} has no such conditions", "set it to 0, or remove it", width)
+
+
+def _concat_problems(params: DiTParams) -> Iterator[Problem]:
+    if width := params.input_concat_dim:
+        message = f"input_concat_dim is {width}, but a diffusion_uncond model has nothing to put beside its input"
+        yield Problem(("input_concat_dim",), message, "set it to 0, or remove it", width)
+
+
+class DiTUnconditionalConfig(BaseUnconditionalConfig):
+    """A diffusion transformer alone."""
+
+    io_channels_key = "in_channels"
+
+    type: Literal["dit"]
+    config: UnconditionalDiTParams
+
+    @property
+    def io_channels(self) -> int:
+        return self.config.io_channels
+
+    @property
+    def frame_multiple(self) -> tuple[str, int]:
+        return "patch_size", self.config.patch_size
+
+    @property
+    def diffusion_objective(self) -> ObjectiveName:
+        return self.config.diffusion_objective
+
+    def build(self) -> DiTDenoiser:
+        return halved(DiTDenoiser(DiffusionTransformer(self.config)))
+
+
+class DiTDecoderConfig(BaseDecoderDenoiserConfig):
+    """A diffusion transformer that sees the latents as channels."""
+
+    type: Literal["dit"]
+    config: DecoderDiTParams = Field(default_factory=DecoderDiTParams)
+
+    @property
+    def io_channels(self) -> int:
+        return self.config.io_channels
+
+    @property
+    def frame_multiple(self) -> tuple[str, int]:
+        return "patch_size", self.config.patch_size
+
+    @property
+    def diffusion_objective(self) -> ObjectiveName:
+        return self.config.diffusion_objective
+
+    @property
+    def cond_channels(self) -> tuple[str, int]:
+        return "input_concat_dim", self.config.input_concat_dim
+
+    def build(self) -> DiTDenoiser:
+        return DiTDenoiser(DiffusionTransformer(self.config))
