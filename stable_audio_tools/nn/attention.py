@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .cache import KeyValueCache
 from .embeddings import RotaryTable, rotate
 from .norms import DynamicTanh, unit_length
+from .visibility import Visibility
 
 QKNorm = Literal["none", "l2", "ln", "dyt"]
 
@@ -85,49 +87,88 @@ class Attention(nn.Module):
             self.lambda_dc = nn.Parameter(torch.zeros(dim))
             self.lambda_hf = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, x: Tensor, context: Tensor | None = None, *, mask: Tensor | None = None, rotary: RotaryTable | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        mask: Visibility | Tensor | None = None,
+        rotary: RotaryTable | None = None,
+        real: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
         """(B, N, D) to (B, N, D).
 
         Args:
-            context: (B, M, dim_context), exactly when the module was made with `dim_context`.
-            mask: bool of two to four dimensions that expands to (B, H, N, M).
-            rotary: positions of queries and keys, for self-attention.
+            context: (B, M, dim_context), exactly when the module was made with `dim_context` and no cache holds it.
+            mask: which keys a query may attend to: a rule, or bool of two to four dimensions that expands to (B, H, N, M).
+            rotary: positions of x, for self-attention.
+            real: (B, N), which tokens of x are real; the means of `feat_scale` are over them.
+            cache: earlier tokens, to which those of x are added; of cross-attention, the context once it is known.
         """
-        queries, keys, v = self._project(x, context)
-        parts = [self._attend(q, k, v, mask, rotary) for q, k in zip(queries, keys, strict=True)]
+        queries, keys, v = self._project(x, context, rotary, cache)
+        visibility = self._visibility(mask, x, v)
+        parts = [self._attend(q, k, v, visibility) for q, k in zip(queries, keys, strict=True)]
         out = parts[0] - parts[1] if self.differential else parts[0]
         out = self.to_out(out.transpose(1, 2).flatten(2))
-        return self._scale_features(out) if self.feat_scale else out
+        return self._scale_features(out, real) if self.feat_scale else out
 
-    def _project(self, x: Tensor, context: Tensor | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
-        """Queries and keys, two of each when differential, and values; each (B, H, N, dim_heads)."""
-        if self.cross != (context is not None):
-            raise ValueError(f"a context is {'needed' if self.cross else 'not taken'} by this attention")
-        if context is None:
-            q, k, v, *second = self._split_heads(self.to_qkv(x))
-            return (q, *second[:1]), (k, *second[1:]), v
-        *keys, v = self._split_heads(self.to_kv(context), self.dim_kv)
-        return self._split_heads(self.to_q(x)), tuple(keys), v
+    def _project(
+        self, x: Tensor, context: Tensor | None, rotary: RotaryTable | None, cache: KeyValueCache | None
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Queries and keys, normed and rotated, two of each when differential, and values; each (B, H, N or M, dim_heads)."""
+        known = cache is not None and cache.length > 0
+        if (context is not None) != (self.cross and not known):
+            raise ValueError(f"a context is {'needed' if self.cross and not known else 'not taken'} by this attention")
+        if not self.cross:
+            q, k, v, *second = self._split_heads(self.to_qkv(x), self.dim)
+            queries, keys = [q, *second[:1]], [k, *second[1:]]
+        else:
+            queries = list(self._split_heads(self.to_q(x), self.dim))
+            *keys, v = cache.stored if cache is not None and known else self._split_heads(self.to_kv(context), self.dim_kv)
+        queries = [self._placed(q, "q", v.dtype, rotary) for q in queries]
+        if self.cross and known:
+            return queries, keys, v
+        keys = [self._placed(k, "k", v.dtype, rotary) for k in keys]
+        if cache is not None:
+            *keys, v = cache.append(*keys, v)
+        return queries, keys, v
 
-    def _split_heads(self, x: Tensor, dim: int | None = None) -> tuple[Tensor, ...]:
-        """(B, N, parts * width) to one (B, H, N, dim_heads) for each part."""
-        return x.unflatten(-1, (-1, (dim or self.dim) // self.dim_heads, self.dim_heads)).permute(2, 0, 3, 1, 4).unbind(0)
+    def _split_heads(self, x: Tensor, dim: int) -> tuple[Tensor, ...]:
+        """(B, N, parts * dim) to one (B, H, N, dim_heads) for each part."""
+        return x.unflatten(-1, (-1, dim // self.dim_heads, self.dim_heads)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rotary: RotaryTable | None) -> Tensor:
+    def _placed(self, x: Tensor, role: Literal["q", "k"], dtype: torch.dtype, rotary: RotaryTable | None) -> Tensor:
+        """Normed and rotated queries or keys."""
         if self.qk_norm == "l2":
-            q, k = unit_length(q), unit_length(k)
+            x = unit_length(x)
         elif self.qk_norm != "none":
-            q, k = self.q_norm(q), self.k_norm(k)
+            x = self.q_norm(x) if role == "q" else self.k_norm(x)
         if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
-        causal = self.causal
-        if causal and mask is not None:
-            mask, causal = mask & torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril(), False
-        # Norms keep float32 under autocast; the kernel wants one dtype.
-        q, k = q.to(v.dtype), k.to(v.dtype)
+            x = rotate(x, rotary)
+        return x.to(dtype)  # Norms keep float32 under autocast; the kernel wants one dtype.
+
+    def _visibility(self, mask: Visibility | Tensor | None, x: Tensor, v: Tensor) -> Visibility:
+        if not isinstance(mask, Visibility):
+            mask = Visibility(x.shape[1], v.shape[2], allowed=mask, offset=0 if self.cross else v.shape[2] - x.shape[1], device=x.device)
+        if (mask.queries, mask.keys) != (x.shape[1], v.shape[2]):
+            raise ValueError(f"a mask for {mask.queries} queries and {mask.keys} keys, but there are {x.shape[1]} and {v.shape[2]}")
+        return mask.causal() if self.causal else mask
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
+        causal = visibility.only_causal and visibility.queries == visibility.keys
+        mask = None if causal else visibility.dense
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)
 
-    def _scale_features(self, x: Tensor) -> Tensor:
+    def _scale_features(self, x: Tensor, real: Tensor | None) -> Tensor:
         """Gains of the mean over tokens and of the deviation from it."""
-        mean = x.mean(dim=1, keepdim=True)
+        mean = mean_of_real(x, real)
         return x + self.lambda_dc * mean + self.lambda_hf * (x - mean)
+
+
+def mean_of_real(x: Tensor, real: Tensor | None) -> Tensor:
+    """Mean over the tokens of (B, N, D) that (B, N) says are real, as (B, 1, D); zero where none is."""
+    if real is None:
+        return x.mean(dim=1, keepdim=True)
+    total = x.masked_fill(~real[..., None], 0).sum(dim=1, keepdim=True)
+    return total / real.sum(dim=1).clamp(min=1)[:, None, None].to(x.dtype)

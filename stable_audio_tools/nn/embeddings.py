@@ -29,9 +29,9 @@ class FourierFeatures(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_features // 2, 1) * std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,) to (B, out_features), in the dtype of the weights."""
+        """(...) to (..., out_features), in the dtype of the weights."""
         # An elementwise product, since a matrix product would round the angles under autocast.
-        angles = 2 * math.pi * x.float()[:, None] * self.weight.float().T
+        angles = 2 * math.pi * x.float()[..., None] * self.weight.float()[:, 0]
         return torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.weight.dtype)
 
 
@@ -65,7 +65,7 @@ class NumberEmbedding(nn.Module):
 
 
 class RotaryTable(NamedTuple):
-    """Rotation of each position: cos and sin of (N, R / 2) angles, float32."""
+    """Rotation of each position: cos and sin, float32, of angles (N, R / 2), or (B, 1, N, R / 2) where items differ."""
 
     cos: Tensor
     sin: Tensor
@@ -86,9 +86,13 @@ class RotaryEmbedding(nn.Module):
             raise ValueError(f"rotary channels must be even, got {dim}")
         self.register_buffer("inv_freq", 1 / ROTARY_BASE ** (torch.arange(0, dim, 2).float() / dim))
 
-    def forward(self, length: int) -> RotaryTable:
-        positions = torch.arange(length, device=self.inv_freq.device, dtype=torch.float32)
-        angles = positions[:, None] * self.inv_freq
+    def forward(self, positions: int | Tensor) -> RotaryTable:
+        """The first so many positions, or given ones, whole or not: (N,), or (B, N) where items differ."""
+        if isinstance(positions, int):
+            positions = torch.arange(positions, device=self.inv_freq.device)
+        angles = positions.float()[..., None] * self.inv_freq
+        if positions.ndim == 2:
+            angles = angles[:, None]
         return RotaryTable(angles.cos(), angles.sin())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RotaryEmbedding:
@@ -107,7 +111,7 @@ def rotate(x: Tensor, table: RotaryTable) -> Tensor:
 
     Args:
         x: (B, H, N, D) queries or keys.
-        table: for N positions.
+        table: for the N positions.
     """
     half = table.cos.shape[-1]
     a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
@@ -123,17 +127,24 @@ class AbsolutePositions(nn.Module):
         self.scale, self.max_length = dim**-0.5, max_length
         self.emb = nn.Embedding(max_length, dim)
 
-    def forward(self, length: int) -> Tensor:
-        """(length, dim).
+    def forward(self, positions: int | Tensor) -> Tensor:
+        """Of the first so many positions, (length, dim), or of given whole ones (..., N), (..., N, dim).
 
         Raises:
-            ValueError: `length` exceeds the table.
+            ValueError: a length that exceeds the table, or positions that are no integers.
         """
+        if isinstance(positions, int):
+            self.check(positions)
+            return self.emb.weight[:positions] * self.scale
+        if positions.is_floating_point():
+            raise ValueError("learned positions are whole numbers; give integers, or use rotary or sinusoidal positions")
+        return self.emb(positions) * self.scale
+
+    def check(self, length: int) -> None:
         if length > self.max_length:
             raise ValueError(
                 f"sequence of {length} tokens, but there are {self.max_length} learned positions; raise abs_pos_emb_max_length"
             )
-        return self.emb.weight[:length] * self.scale
 
 
 class SinusoidalPositions(nn.Module):
@@ -146,9 +157,11 @@ class SinusoidalPositions(nn.Module):
         self.num_frequencies = dim // 2
         self.scale = nn.Parameter(torch.full((1,), dim**-0.5))
 
-    def forward(self, length: int) -> Tensor:
-        """(length, dim)."""
+    def forward(self, positions: int | Tensor) -> Tensor:
+        """Of the first so many positions, (length, dim), or of given ones (..., N), (..., N, dim)."""
         device = self.scale.device
+        if isinstance(positions, int):
+            positions = torch.arange(positions, device=device)
         frequencies = ROTARY_BASE ** -(torch.arange(self.num_frequencies, device=device, dtype=torch.float32) / self.num_frequencies)
-        angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
+        angles = positions.float()[..., None] * frequencies
         return torch.cat((angles.sin(), angles.cos()), dim=-1).to(self.scale.dtype) * self.scale

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import Attention, AttentionKwargs
+from .attention import Attention, AttentionKwargs, mean_of_real
+from .cache import LayerCache, TransformerCache
 from .embeddings import AbsolutePositions, RotaryEmbedding, RotaryTable, SinusoidalPositions
 from .feedforward import ConformerModule, FeedForward, FeedForwardKwargs
 from .norms import DynamicTanh, LayerNorm, LayerScale, NormKwargs
+from .visibility import Visibility, Window
 
 
 class Modulation(NamedTuple):
-    """Scale, shift and gate of one branch, each (B, 1, D) or absent: adaptive layer norm (arXiv:2212.09748, section 3.2).
+    """Scale, shift and gate of one branch, each (B, 1 or N, D) or absent: adaptive layer norm (arXiv:2212.09748, section 3.2).
 
     The gate is sigmoid(1 - g), as published models have it: 0.73 at g = 0.
     """
@@ -42,7 +44,9 @@ class TransformerBlock(nn.Module):
     Args:
         dim: width D; heads have `dim_heads` channels, or all of a narrower `dim`.
         cross_attend: attend to a context of width `dim_context` (default `dim`).
-        global_cond: adaLN: scale, shift and gate self-attention and feed-forward by a (B, 6 D) condition.
+        global_cond: adaLN: scale, shift and gate self-attention and feed-forward by a (B, 6 D) condition, or one per token.
+        causal: a token attends to itself and earlier ones.
+        causal_cross_attention: with `causal`, token i attends to the first i + 1 tokens of the context only, as published code does.
         remove_norms: DynamicTanh in place of layer norms.
         add_rope: make an own rotary table when none is given.
         layer_scale: learned gains on the branches, nearly zero at first; the branches are then not zero-initialised.
@@ -57,6 +61,7 @@ class TransformerBlock(nn.Module):
         dim_context: int | None = None,
         global_cond: bool = False,
         causal: bool = False,
+        causal_cross_attention: bool = True,
         zero_init_branch_outputs: bool = True,
         conformer: bool = False,
         remove_norms: bool = False,
@@ -84,7 +89,14 @@ class TransformerBlock(nn.Module):
         self.cross_attend = cross_attend
         if cross_attend:
             self.cross_attend_norm = norm()
-            self.cross_attn = Attention(dim, dim_heads=dim_heads, dim_context=dim_context or dim, zero_init_output=zero_init, **attn_kwargs)
+            self.cross_attn = Attention(
+                dim,
+                dim_heads=dim_heads,
+                dim_context=dim_context or dim,
+                causal=causal and causal_cross_attention,
+                zero_init_output=zero_init,
+                **attn_kwargs,
+            )
             self.cross_attn_scale = scale()
         self.conformer = ConformerModule(dim, norm_kwargs=norm_kwargs, zero_init_output=zero_init) if conformer else None
         if conformer:
@@ -100,30 +112,36 @@ class TransformerBlock(nn.Module):
         x: Tensor,
         *,
         context: Tensor | None = None,
-        context_mask: Tensor | None = None,
+        context_mask: Visibility | Tensor | None = None,
         global_cond: Tensor | None = None,
         mask: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Visibility | Tensor | None = None,
         rotary: RotaryTable | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         """(B, N, D) to (B, N, D).
 
         Args:
-            context: (B, M, dim_context), exactly when the block has cross-attention.
-            context_mask: bool that expands to (B, H, N, M).
-            global_cond: (B, 6 D), exactly when the block was made with `global_cond`.
-            mask: (B, N), which tokens convolutions may see.
-            attention_mask: bool that expands to (B, H, N, N), as `self_attention_mask` makes.
+            context: (B, M, dim_context), exactly when the block has cross-attention and no cache holds it.
+            context_mask: rule, or bool that expands to (B, H, N, M).
+            global_cond: (B, 6 D) or (B, N, 6 D), exactly when the block was made with `global_cond`.
+            mask: (B, N), which tokens are real: those that convolutions and means over tokens may see.
+            attention_mask: rule, or bool that expands to (B, H, N, N), as `self_attention_mask` makes.
             rotary: table of the N positions.
+            cache: of the tokens before x.
         """
         if rotary is None and self.rope is not None:
             rotary = self.rope(x.shape[1])
         attn, ff = self._modulations(global_cond)
 
         branch = attn.before(self.pre_norm(x))
-        x = x + self.self_attn_scale(attn.after(self.self_attn(branch, mask=attention_mask, rotary=rotary)))
+        kept = None if cache is None else cache.self_attn
+        branch = self.self_attn(branch, mask=attention_mask, rotary=rotary, real=mask, cache=kept)
+        x = x + self.self_attn_scale(attn.after(branch))
         if self.cross_attend:
-            x = x + self.cross_attn_scale(self.cross_attn(self.cross_attend_norm(x), context, mask=context_mask))
+            kept = None if cache is None else cache.cross_attn
+            branch = self.cross_attn(self.cross_attend_norm(x), context, mask=context_mask, real=mask, cache=kept)
+            x = x + self.cross_attn_scale(branch)
         if self.conformer is not None:
             x = x + self.conformer_scale(self.conformer(x, mask))
         return x + self.ff_scale(ff.after(self.ff(ff.before(self.ff_norm(x)), mask)))
@@ -134,7 +152,9 @@ class TransformerBlock(nn.Module):
             raise ValueError("a global condition is given exactly when the block was made with global_cond")
         if self.to_scale_shift_gate is None or global_cond is None:
             return Modulation(), Modulation()
-        parts = (self.to_scale_shift_gate + global_cond)[:, None].chunk(6, dim=-1)
+        if global_cond.ndim == 2:
+            global_cond = global_cond[:, None]
+        parts = (self.to_scale_shift_gate + global_cond).chunk(6, dim=-1)
         return Modulation(*parts[:3]), Modulation(*parts[3:])
 
 
@@ -172,6 +192,7 @@ class ContinuousTransformer(nn.Module):
         final_cross_attn_ix: int = -1,
         global_cond_dim: int | None = None,
         causal: bool = False,
+        causal_cross_attention: bool = True,
         rotary_pos_emb: bool = True,
         zero_init_branch_outputs: bool = True,
         conformer: bool = False,
@@ -179,7 +200,7 @@ class ContinuousTransformer(nn.Module):
         use_abs_pos_emb: bool = False,
         abs_pos_emb_max_length: int = 10000,
         num_memory_tokens: int = 0,
-        sliding_window: tuple[int, int] | None = None,
+        sliding_window: Window | None = None,
         remove_norms: bool = False,
         add_rope: bool = False,
         layer_scale: bool = False,
@@ -189,9 +210,16 @@ class ContinuousTransformer(nn.Module):
         activation_checkpointing: bool = False,
     ):
         super().__init__()
-        self.num_memory_tokens, self.sliding_window = num_memory_tokens, sliding_window
+        self.num_memory_tokens, self.sliding_window, self.cross_attend = num_memory_tokens, sliding_window, cross_attend
         self.activation_checkpointing = activation_checkpointing
-        self.masks_tokens = not (attn_kwargs or {}).get("feat_scale", False)
+        self.causal, self.causal_cross = causal, causal and causal_cross_attention
+        looks_ahead = {
+            "conformer": conformer,
+            "use_conv": (ff_kwargs or {}).get("use_conv", False),
+            "feat_scale": (attn_kwargs or {}).get("feat_scale", False),
+            "causal false": not (causal or (sliding_window is not None and sliding_window[1] == 0)),
+        }
+        self.cannot_cache = [name for name, present in looks_ahead.items() if present]
 
         self.project_in = nn.Identity() if dim_in is None else nn.Linear(dim_in, dim, bias=False)
         self.project_out = nn.Identity() if dim_out is None else nn.Linear(dim, dim_out, bias=False)
@@ -215,6 +243,7 @@ class ContinuousTransformer(nn.Module):
                 dim_context=cond_token_dim,
                 global_cond=global_cond_dim is not None,
                 causal=causal,
+                causal_cross_attention=causal_cross_attention,
                 zero_init_branch_outputs=zero_init_branch_outputs,
                 conformer=conformer,
                 remove_norms=remove_norms,
@@ -227,6 +256,19 @@ class ContinuousTransformer(nn.Module):
             for index in range(depth)
         )
 
+    def make_cache(self, capacity: int = 0) -> TransformerCache:
+        """An empty cache for one generation; `capacity` tokens are made room for at once.
+
+        Raises:
+            ValueError: a token's output depends on later ones, so that nothing can be kept.
+        """
+        self._check_cacheable()
+        return TransformerCache(len(self.layers), capacity)
+
+    def _check_cacheable(self) -> None:
+        if self.cannot_cache:
+            raise ValueError(f"no cache with {', '.join(self.cannot_cache)}: tokens would depend on later ones; generate without it")
+
     def forward(
         self,
         x: Tensor,
@@ -237,67 +279,138 @@ class ContinuousTransformer(nn.Module):
         prepend_embeds: Tensor | None = None,
         prepend_mask: Tensor | None = None,
         mask: Tensor | None = None,
+        positions: Tensor | None = None,
         exit_layer_ix: int | None = None,
         hidden: list[Tensor] | None = None,
+        cache: TransformerCache | None = None,
     ) -> Tensor:
         """(B, N, dim_in) to (B, P + N, dim_out), the P prepended tokens included.
+
+        With a cache, x are the new tokens alone. Context, its mask and prepended tokens are given with the first of them and
+        kept; a global condition is given each time.
 
         Args:
             context: (B, M, cond_token_dim) for cross-attention.
             context_mask: (B, M), which of its tokens may be attended.
-            global_cond: (B, global_cond_dim) for adaLN.
+            global_cond: (B, global_cond_dim) for adaLN, or (B, N, global_cond_dim), one per token of x; what stands in front of x
+                then gets the mean over its real tokens.
             prepend_embeds: (B, P, D) tokens to put in front.
             prepend_mask: (B, P), which of them are real.
             mask: (B, N), which tokens of x are real.
+            positions: (N,) or (B, N), of the tokens of x, also fractions; default: 0, 1, ... Those in front stand before 0.
             exit_layer_ix: return the output (B, P + N, D) of this block.
             hidden: filled with the output (B, memory + P + N, D) of each block.
+            cache: of `make_cache`; holds what came before x, and x afterwards.
 
         Raises:
-            ValueError: no such block, a mask that cannot be honoured, or more tokens than learned positions.
+            ValueError: no such block, a condition that has no place or is missing, or more tokens than learned positions.
         """
-        if exit_layer_ix is not None and not 0 <= exit_layer_ix < len(self.layers):
-            raise ValueError(f"exit_layer_ix {exit_layer_ix} is none of the {len(self.layers)} layers, which count from 0")
-        x, mask = self._put_in_front(self.project_in(x), prepend_embeds, mask, prepend_mask)
+        self._check(exit_layer_ix, cache, context=context, context_mask=context_mask, prepend_embeds=prepend_embeds)
+        start = 0 if cache is None else cache.length
+        memory = self.num_memory_tokens if start == 0 else 0
+        length = x.shape[1]
+        x, real = self._put_in_front(self.project_in(x), prepend_embeds, mask, prepend_mask, memory)
+        place = self._positions(positions, x.shape[1] - length, x.shape[1], cache, x.device)
         if self.pos_emb is not None:
-            x = x + self.pos_emb(x.shape[1])
+            x = x + self.pos_emb(place)
         shared = {
-            "context_mask": None if context_mask is None else context_mask[:, None, None, :],
-            "global_cond": self._embed_global(global_cond),
-            "mask": mask,
-            "attention_mask": self_attention_mask(x.shape[1], mask=mask, window=self.sliding_window, device=x.device),
-            "rotary": None if self.rotary_pos_emb is None else self.rotary_pos_emb(x.shape[1]),
+            "context_mask": self._context_visibility(x, context, context_mask, cache),
+            "global_cond": self._embed_global(global_cond, mask, x.shape[1] - length, cached=cache is not None),
+            "mask": real,
+            "attention_mask": self._visibility(x, real, cache),
+            "rotary": self._rotary(place),
         }
+        if cache is not None:
+            cache.in_front, cache.length = cache.in_front + x.shape[1] - length, start + x.shape[1]
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
-            arguments = {**shared, "context": context if layer.cross_attend else None}
+            arguments = {**shared, "context": context if layer.cross_attend else None, "cache": cache and cache.layers[index]}
             x = checkpoint(partial(layer, **arguments), x, use_reentrant=False) if recompute else layer(x, **arguments)
             if hidden is not None:
                 hidden.append(x)
             if index == exit_layer_ix:
-                return x[:, self.num_memory_tokens :]
-        return self.project_out(x[:, self.num_memory_tokens :])
+                return x[:, memory:]
+        return self.project_out(x[:, memory:])
+
+    def _check(self, exit_layer_ix: int | None, cache: TransformerCache | None, **given: Tensor | None) -> None:
+        if exit_layer_ix is not None and not 0 <= exit_layer_ix < len(self.layers):
+            raise ValueError(f"exit_layer_ix {exit_layer_ix} is none of the {len(self.layers)} layers, which count from 0")
+        if cache is None or cache.length == 0:
+            if (given["context"] is not None) != self.cross_attend:
+                raise ValueError("a context is given exactly when the transformer was made with cross_attend")
+        elif late := [name for name, value in given.items() if value is not None]:
+            raise ValueError(f"{' and '.join(late)} belong to the first tokens of a cache, which keeps them")
+        if cache is not None:
+            self._check_cacheable()
+        if cache is not None and exit_layer_ix is not None:
+            raise ValueError("exit_layer_ix leaves layers of the cache without the new tokens; use one of the two")
 
     def _put_in_front(
-        self, x: Tensor, prepended: Tensor | None, mask: Tensor | None, prepend_mask: Tensor | None
+        self, x: Tensor, prepended: Tensor | None, mask: Tensor | None, prepend_mask: Tensor | None, memory: int
     ) -> tuple[Tensor, Tensor | None]:
         """Memory tokens, prepended tokens, x; and the mask of them all where any has one."""
         batch = x.shape[0]
         tokens = [(x, mask)]
         if prepended is not None:
             tokens.insert(0, (prepended, prepend_mask))
-        if self.num_memory_tokens:
+        if memory:
             tokens.insert(0, (self.memory_tokens.expand(batch, -1, -1), None))
         if mask is None and prepend_mask is None:
             return torch.cat([part for part, _ in tokens], dim=1) if len(tokens) > 1 else x, None
-        if not self.masks_tokens:
-            raise ValueError("attention with feat_scale averages over all tokens and cannot honour a mask")
         masks = [torch.ones(part.shape[:2], dtype=torch.bool, device=x.device) if real is None else real for part, real in tokens]
         return torch.cat([part for part, _ in tokens], dim=1), torch.cat(masks, dim=1)
 
-    def _embed_global(self, global_cond: Tensor | None) -> Tensor | None:
+    def _positions(
+        self, positions: Tensor | None, in_front: int, length: int, cache: TransformerCache | None, device: torch.device
+    ) -> int | Tensor:
+        """Of all tokens of this call, those in front included: how many, where they count from 0, else which."""
+        start = 0 if cache is None else cache.length
+        if isinstance(self.pos_emb, AbsolutePositions):
+            self.pos_emb.check(start + length)
+        if positions is None:
+            return length if start == 0 else torch.arange(start, start + length, device=device)
+        before = torch.arange(in_front, device=device, dtype=positions.dtype).expand(*positions.shape[:-1], -1)
+        return torch.cat((before, positions + in_front + (0 if cache is None else cache.in_front)), dim=-1)
+
+    def _visibility(self, x: Tensor, real: Tensor | None, cache: TransformerCache | None) -> Visibility:
+        """Of self-attention."""
+        start = 0 if cache is None else cache.length
+        if cache is not None:
+            real = cache.extend_mask(real, x.shape[:2], x.device)
+        return Visibility(
+            x.shape[1], start + x.shape[1], real=real, causal=self.causal, window=self.sliding_window, offset=start, device=x.device
+        )
+
+    def _context_visibility(
+        self, x: Tensor, context: Tensor | None, context_mask: Tensor | None, cache: TransformerCache | None
+    ) -> Visibility | None:
+        """Of cross-attention; None: there is none."""
+        if not self.cross_attend:
+            return None
+        start = 0 if cache is None else cache.length
+        if cache is not None and start == 0:
+            cache.context_mask = context_mask
+        elif cache is not None:
+            context_mask = cache.context_mask
+        keys = cache.layers[0].cross_attn.length if context is None and cache is not None else context.shape[1]
+        return Visibility(x.shape[1], keys, real=context_mask, causal=self.causal_cross, offset=start, device=x.device)
+
+    def _rotary(self, positions: int | Tensor) -> RotaryTable | None:
+        """One table for all blocks; their own ones are the same."""
+        rotary = self.rotary_pos_emb if self.rotary_pos_emb is not None else self.layers[0].rope
+        return None if rotary is None else rotary(positions)
+
+    def _embed_global(self, global_cond: Tensor | None, mask: Tensor | None, in_front: int, *, cached: bool) -> Tensor | None:
+        """(B, 6 D) or (B, N, 6 D)."""
         if (self.global_cond_embedder is None) != (global_cond is None):
             raise ValueError("global_cond is given exactly when the transformer was made with global_cond_dim")
-        return None if self.global_cond_embedder is None else self.global_cond_embedder(global_cond)
+        if self.global_cond_embedder is None or global_cond is None:
+            return None
+        if global_cond.ndim == 3 and in_front:
+            if cached:
+                raise ValueError("with a cache, what stands in front cannot know the mean of the tokens to come; give global_cond (B, D)")
+            global_cond = torch.cat((mean_of_real(global_cond, mask).expand(-1, in_front, -1), global_cond), dim=1)
+        return self.global_cond_embedder(global_cond)
 
 
 def rotary_channels(dim_heads: int) -> int:
@@ -306,19 +419,13 @@ def rotary_channels(dim_heads: int) -> int:
 
 
 def self_attention_mask(
-    length: int, *, mask: Tensor | None = None, window: tuple[int, int] | None = None, device: torch.device | None = None
-) -> Tensor | None:
-    """Which tokens each of `length` tokens may attend to, as bool that expands to (B, H, N, N); None: all of them.
+    length: int, *, mask: Tensor | None = None, window: Window | None = None, device: torch.device | None = None
+) -> Visibility | None:
+    """Which tokens each of `length` tokens may attend to; None: all of them.
 
     Args:
         mask: (B, N), which tokens are real.
         window: tokens seen to the left and to the right; -1: all on that side.
     """
-    allowed = None if mask is None else mask[:, None, None, :]
-    if window is not None and window != (-1, -1):
-        left, right = (length if side < 0 else side for side in window)
-        position = torch.arange(length, device=device)
-        offset = position[None, :] - position[:, None]
-        near = (offset >= -left) & (offset <= right)
-        allowed = near if allowed is None else allowed & near
-    return allowed
+    rule = Visibility(length, length, real=mask, window=window, device=device)
+    return rule if rule.bounded or rule.masked else None

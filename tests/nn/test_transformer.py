@@ -33,6 +33,7 @@ MASKABLE = {
     "causal": {"causal": True},
     "differential": {"attn_kwargs": {"differential": True}},
     "dynamic tanh": {"remove_norms": True},
+    "feature scales": {"attn_kwargs": {"feat_scale": True}},
     "learned positions": {"use_abs_pos_emb": True, "abs_pos_emb_max_length": 32},
 }
 
@@ -62,12 +63,6 @@ def test_masked_prepended_tokens_and_masked_context_reach_nothing():
     )
 
 
-def test_a_mask_that_cannot_be_honoured_is_refused():
-    model = transformer(attn_kwargs={"feat_scale": True})
-    with pytest.raises(ValueError, match="feat_scale averages over all tokens and cannot honour a mask"):
-        model(tokens(), mask=torch.ones(2, 6, dtype=torch.bool))
-
-
 def test_a_window_bounds_what_a_layer_sees():
     model, x = transformer(depth=1, sliding_window=(1, 2)), tokens(9)
     for position in range(9):
@@ -79,7 +74,7 @@ def test_a_window_bounds_what_a_layer_sees():
 
 def test_an_open_window_is_no_mask():
     assert self_attention_mask(5, window=(-1, -1)) is None
-    assert self_attention_mask(5, window=(-1, 0)).tolist() == torch.ones(5, 5, dtype=torch.bool).tril().tolist()
+    assert self_attention_mask(5, window=(-1, 0)).dense.tolist() == torch.ones(5, 5, dtype=torch.bool).tril().tolist()
 
 
 def test_what_stands_in_front_is_seen_and_taken_off():
