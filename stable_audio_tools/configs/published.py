@@ -14,7 +14,9 @@ PUBLISHED: dict[str, set[str]] = {
     "bottleneck": {"tanh", "vae", "rvq", "rvq_vae", "dac_rvq", "dac_rvq_vae", "l2_norm", "wasserstein", "fsq", "dithered_fsq"},
     "pretransform": {"autoencoder", "wavelet", "pqmf", "dac_pretrained", "audiocraft_pretrained", "patched"},
     "conditioner": {"t5", "clap_text", "clap_audio", "int", "number", "list", "phoneme", "lut", "pretransform", "source_mix"},
-    "denoiser": {"dit", "DAU1d", "adp_1d", "adp_cfg_1d", "adp_uncond_1d"},
+    "denoiser": {"dit", "adp_1d", "adp_cfg_1d"},
+    "unconditional denoiser": {"dit", "DAU1d", "adp_uncond_1d"},
+    "diffusion decoder": {"dit", "DAU1d", "adp_1d"},
     "discriminator": {"encodec", "oobleck", "dac"},
     "dataset": {"audio_dir", "pre_encoded", "s3", "wds"},
 }

@@ -18,6 +18,7 @@ from stable_audio_tools.diffusion.objectives import parse_objective
 from .autoencoders.autoencoder import AudioAutoencoder, AutoencoderBody
 from .conditioners import INPAINT_IDS
 from .denoisers import UnconditionalConfig
+from .diffusion_autoencoder import DiffusionAutoencoder, DiffusionAutoencoderBody
 from .latent_diffusion import ConditionedDiffusion, ConditionedDiffusionBody
 from .unconditional_diffusion import UnconditionalDiffusion
 
@@ -162,5 +163,30 @@ class DiffusionUncondModel(BaseModelConfig):
         return {self.model.io_channels_key: self.model.io_channels} if self.model.io_channels <= MAX_AUDIO_CHANNELS else {}
 
 
-AnyModel = AutoencoderModel | DiffusionCondModel | DiffusionCondInpaintModel | DiffusionUncondModel
+class DiffusionAutoencoderModel(BaseModelConfig):
+    model_type: Literal["diffusion_autoencoder"]
+    model: DiffusionAutoencoderBody
+
+    def build(self) -> DiffusionAutoencoder:
+        return self.model.build(self.sample_rate)
+
+    def _sample_multiple(self) -> tuple[int, str]:
+        body = self.model
+        key, frames = body.diffusion.frame_multiple
+        reason = f"latent frames of {body.frame_ratio} and {key} {frames}"
+        if body.pretransform is not None:
+            reason += f", times the pretransform's downsampling ratio {body.pretransform_ratio}"
+        return body.frame_multiple * body.pretransform_ratio, reason
+
+    def _least_samples(self) -> int:
+        multiple, _ = self._sample_multiple()
+        least = self.model.diffusion.min_frames * self.model.pretransform_ratio
+        return -(-least // multiple) * multiple
+
+    def _audio_channels(self) -> dict[str, int]:
+        name, channels = self.model.audio_channels
+        return {name: channels}
+
+
+AnyModel = AutoencoderModel | DiffusionCondModel | DiffusionCondInpaintModel | DiffusionUncondModel | DiffusionAutoencoderModel
 ModelConfig = Annotated[AnyModel, Field(discriminator="model_type")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Literal, Self
 
 import torch
@@ -296,12 +297,12 @@ class ResidualConv(nn.Module):
 
     def __init__(self, channels: int, inner: int, out_channels: int, params: DAU1dParams, *, last: bool = False):
         super().__init__()
-        options = {"kernel_size": params.kernel_size, "padding": params.kernel_size // 2, "bias": params.conv_bias}
+        conv = partial(nn.Conv1d, kernel_size=params.kernel_size, padding=params.kernel_size // 2, bias=params.conv_bias)
         self.main = nn.Sequential(
-            nn.Conv1d(channels, inner, **options),
+            conv(channels, inner),
             nn.GroupNorm(1, inner),
             _activation(inner, params),
-            nn.Conv1d(inner, out_channels, **options),
+            conv(inner, out_channels),
             nn.Identity() if last else nn.GroupNorm(1, out_channels),
             nn.Identity() if last else _activation(out_channels, params),
         )
