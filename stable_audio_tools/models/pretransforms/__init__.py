@@ -8,9 +8,11 @@ from stable_audio_tools.configs.base import Family
 
 from .base import BasePretransformConfig, Pretransform
 from .filterbanks import PatchedConfig
+from .pqmf import PQMFConfig
 from .spectrogram import LogSpectrogramConfig
+from .wavelet import WaveletConfig
 
-PRETRANSFORMS = Family("pretransform", PatchedConfig, LogSpectrogramConfig)
+PRETRANSFORMS = Family("pretransform", PatchedConfig, WaveletConfig, PQMFConfig, LogSpectrogramConfig)
 
 PretransformConfig = Annotated[BasePretransformConfig, PRETRANSFORMS]
 

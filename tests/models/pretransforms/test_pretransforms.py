@@ -20,6 +20,8 @@ EXAMPLES = {
     "autoencoder": {"type": "autoencoder", "config": AUTOENCODER},
     "patched": {"type": "patched", "config": {"channels": 2, "patch_size": 8}},
     "log_spectrogram": {"type": "log_spectrogram", "config": {"channels": 2, "n_fft": 32, "hop_length": 8}},
+    "wavelet": {"type": "wavelet", "config": {"channels": 2, "levels": 3, "wavelet": "bior2.2"}},
+    "pqmf": {"type": "pqmf", "config": {"channels": 2, "num_bands": 8}},
 }
 
 
@@ -53,7 +55,7 @@ def test_frozen_and_in_eval_mode_whatever_the_owner_does(name):
     owner = torch.nn.Sequential(copy.deepcopy(parse(EXAMPLES[name]).build(16000))).train()
     assert not any(module.training for module in owner[0].modules())
     assert not any(p.requires_grad for p in owner.parameters())
-    assert name == "autoencoder" or not owner.state_dict()
+    assert name in ("autoencoder", "wavelet", "pqmf") or not owner.state_dict()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -145,7 +147,7 @@ def test_decoding_overlapping_patches_is_the_least_squares_inverse():
     torch.testing.assert_close(module.decode(latents).flatten(), want, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["patched", "log_spectrogram"])
+@pytest.mark.parametrize("name", ["patched", "log_spectrogram", "wavelet", "pqmf"])
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
