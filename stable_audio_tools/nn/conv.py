@@ -120,9 +120,27 @@ class SnakeBeta(nn.Module):
         dtype = torch.promote_types(self.alpha.dtype, torch.float32)
         alpha = self.alpha.to(dtype).exp()[:, None]
         inverse_beta = 1 / (self.beta.to(dtype).exp() + 1e-9)[:, None]
-        if torch.compiler.is_compiling():  # fuses the formula by itself, and in torch 2.11 gets `_Snake`'s gradient wrong
-            return (x + inverse_beta * torch.sin(x * alpha).square()).to(x.dtype)
-        return _Snake.apply(x, alpha, inverse_beta)
+        return _snake(x, alpha, inverse_beta)
+
+
+class Snake(nn.Module):
+    """Periodic activation x + sin^2(alpha x) / alpha, per channel (arXiv:2006.08195), as in the Descript codec: `alpha` is no logarithm."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, T), computed in at least float32, returned in the dtype of `x`."""
+        alpha = self.alpha[0].to(torch.promote_types(self.alpha.dtype, torch.float32))
+        return _snake(x, alpha, 1 / (alpha + 1e-9))
+
+
+def _snake(x: Tensor, alpha: Tensor, inverse_beta: Tensor) -> Tensor:
+    """x + sin^2(alpha x) * inverse_beta, for x (B, C, T) and factors (C, 1)."""
+    if torch.compiler.is_compiling():  # fuses the formula by itself, and in torch 2.11 gets `_Snake`'s gradient wrong
+        return (x + inverse_beta * torch.sin(x * alpha).square()).to(x.dtype)
+    return _Snake.apply(x, alpha, inverse_beta)
 
 
 class _Snake(torch.autograd.Function):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stable_audio_tools.nn.antialias import AntialiasedActivation, kaiser_sinc
-from stable_audio_tools.nn.conv import ResidualUnit, SnakeBeta, WNConv1d, WNConvTranspose1d, activation, downsampler, upsampler
+from stable_audio_tools.nn.conv import ResidualUnit, Snake, SnakeBeta, WNConv1d, WNConvTranspose1d, activation, downsampler, upsampler
 
 X = torch.randn(2, 4, 40, generator=torch.Generator().manual_seed(1))
 LAYERS = [lambda: WNConv1d(4, 6, 5, stride=2, padding=2), lambda: WNConvTranspose1d(4, 6, 4, stride=2, padding=1)]
@@ -102,6 +102,19 @@ def test_snake_gradients_first_and_second_are_exact():
 
     torch.autograd.gradcheck(function, (x, snake.alpha, snake.beta))
     torch.autograd.gradgradcheck(function, (x, snake.alpha, snake.beta))
+
+
+def test_snake_of_one_factor_is_its_formula_with_its_gradients():
+    snake = Snake(2).double()
+    snake.alpha.data.uniform_(0.5, 2)
+    x = torch.randn(3, 2, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(snake(x), x + torch.sin(snake.alpha * x) ** 2 / (snake.alpha + 1e-9))
+    assert snake.alpha.shape == (1, 2, 1)
+
+    def of(x, alpha):
+        return torch.func.functional_call(snake, {"alpha": alpha}, (x,))
+
+    assert torch.autograd.gradcheck(of, (x, snake.alpha))
 
 
 def test_snake_keeps_only_its_input_for_the_backward_pass():

@@ -7,10 +7,12 @@ from typing import Annotated
 from stable_audio_tools.configs.base import Family
 
 from .base import BaseDecoderConfig, BaseEncoderConfig
+from .dac import DACDecoderConfig, DACEncoderConfig
 from .oobleck import OobleckDecoderConfig, OobleckEncoderConfig
+from .seanet import SEANetDecoderConfig, SEANetEncoderConfig
 
-ENCODERS = Family("encoder", OobleckEncoderConfig)
-DECODERS = Family("decoder", OobleckDecoderConfig)
+ENCODERS = Family("encoder", OobleckEncoderConfig, DACEncoderConfig, SEANetEncoderConfig)
+DECODERS = Family("decoder", OobleckDecoderConfig, DACDecoderConfig, SEANetDecoderConfig)
 
 EncoderConfig = Annotated[BaseEncoderConfig, ENCODERS]
 DecoderConfig = Annotated[BaseDecoderConfig, DECODERS]
