@@ -69,12 +69,13 @@ class ConditionedDiffusionBody(StrictModel):
     def _channel_problems(self) -> Iterator[Problem]:
         ours, network = self.io_channels, self.diffusion.io_channels
         if network != ours:
-            message = f"diffusion.config.io_channels is {network}, but the model's io_channels is {ours}"
-            yield Problem(("diffusion", "config", "io_channels"), message, "make them equal")
+            key = self.diffusion.io_channels_key
+            message = f"diffusion.config.{key} is {network}, but the model's io_channels is {ours}"
+            yield Problem(("diffusion", "config", key), message, "make them equal")
         if self.pretransform is not None and self.pretransform.encoded_channels != ours:
             encoded = self.pretransform.encoded_channels
             message = f"io_channels is {ours}, but the pretransform gives {encoded} latent channels"
-            yield Problem(("io_channels",), message, f"set io_channels and diffusion.config.io_channels to {encoded}")
+            yield Problem(("io_channels",), message, f"set io_channels and diffusion.config.{self.diffusion.io_channels_key} to {encoded}")
 
     def _id_problems(self) -> Iterator[Problem]:
         known = self.conditioning.ids if self.conditioning else ()
@@ -182,7 +183,8 @@ class ConditionedDiffusion(nn.Module):
         *,
         cfg_scale: float = 1.0,
         negative_cond: Conditions | None = None,
-        scale_phi: float = 0.0,
+        scale_phi: float | None = None,
+        rescale_cfg: bool = False,
         cfg_interval: Interval = EVERYWHERE,
         batch_cfg: bool = True,
         cfg_dropout_prob: float = 0.0,
@@ -198,8 +200,9 @@ class ConditionedDiffusion(nn.Module):
         Args:
             cond: conditions by id, as `conditioner` makes them.
             cfg_scale: strength of guidance; 1: none.
-            negative_cond: conditions to move away from; default: the absence of conditions.
-            scale_phi: share of the guided prediction's rescaling, 0 to 1.
+            negative_cond: conditions to move away from, on every route; default: the absence of conditions.
+            scale_phi: share of the guided prediction's rescaling, 0 to 1; default: none.
+            rescale_cfg: take the network's own share (`Denoiser.rescale_share`) where `scale_phi` is not given.
             cfg_interval: noise levels (sigma) where guidance acts, decided for each item.
             batch_cfg: run both predictions in one batch of 2 B, else one after the other.
             cfg_dropout_prob: in training, the probability that an item loses its conditions.
@@ -209,7 +212,7 @@ class ConditionedDiffusion(nn.Module):
         """
         inputs = self.routes.inputs(cond)
         if cfg_dropout_prob > 0 and self.routes.can_drop(cond):
-            inputs = drop_inputs(inputs, self.routes.unconditional(cond, inputs), cfg_dropout_prob)
+            inputs = drop_inputs(inputs, self._unconditional(cond, inputs, None), cfg_dropout_prob)
         hidden: list[Tensor] | None = None
         if info is not None:
             info["hidden_states"] = hidden = []
@@ -217,20 +220,28 @@ class ConditionedDiffusion(nn.Module):
             if cfg_scale != 1:
                 raise ValueError(f"features of a layer have no guidance: exit_layer_ix goes with cfg_scale 1, got {cfg_scale}")
             return self.model(x, t, **_in_precision_of(x, inputs), mask=mask, exit_layer_ix=exit_layer_ix, hidden=hidden)
-        if not self._guides(t, cond, cfg_scale, cfg_interval):
+        if not self._guides(t, cond, negative_cond, cfg_scale, cfg_interval):
             return self._velocity(x, t, inputs, mask, hidden)
 
-        predict = self._in_one_batch if batch_cfg else self._in_turn
-        conditional, unconditional = predict(x, t, inputs, self.routes.unconditional(cond, inputs, negative_cond), mask, hidden)
+        others = self._unconditional(cond, inputs, negative_cond)
+        predict = self._in_one_batch if batch_cfg and _stackable(inputs, others) else self._in_turn
+        conditional, unconditional = predict(x, t, inputs, others, mask, hidden)
         if info is not None:
             info["uncond_output"] = unconditional
-        return guided(conditional, unconditional, self._sigma(t), scale=cfg_scale, phi=scale_phi, interval=cfg_interval)
+        phi = scale_phi if scale_phi is not None else self.model.rescale_share if rescale_cfg else 0.0
+        return guided(conditional, unconditional, self._sigma(t), scale=cfg_scale, phi=phi, interval=cfg_interval)
 
-    def _guides(self, t: Tensor, cond: Conditions, scale: float, interval: Interval) -> bool:
+    def _unconditional(self, cond: Conditions, inputs: Inputs, negative: Conditions | None) -> Inputs:
+        """What guidance moves away from. The audio that inpainting keeps is no matter of taste, so a negative need not name it."""
+        if negative is not None:
+            negative = {**{name: cond[name] for name in INPAINT_IDS if name in cond}, **negative}
+        return self.model.with_null(inputs, self.routes.unconditional(cond, inputs, negative))
+
+    def _guides(self, t: Tensor, cond: Conditions, negative: Conditions | None, scale: float, interval: Interval) -> bool:
         """Whether guidance changes anything for any item."""
         if scale == 1:
             return False
-        if not self.routes.can_drop(cond):
+        if negative is None and not self.routes.can_drop(cond):
             if not self.reported:
                 logger.warning("cfg_scale %g has no effect: the model has no condition that guidance could leave out", scale)
                 self.reported = True
@@ -263,6 +274,11 @@ class ConditionedDiffusion(nn.Module):
 def _in_precision_of(x: Tensor, inputs: Inputs) -> Inputs:
     """Conditions need not come from this model's own conditioner: finished tensors may be of any precision."""
     return {name: value.to(x.dtype) if value is not None and value.is_floating_point() else value for name, value in inputs.items()}
+
+
+def _stackable(a: Inputs, b: Inputs) -> bool:
+    """Whether the two are of one size; a negative prompt may be of another length."""
+    return all(getattr(a[name], "shape", None) == getattr(b[name], "shape", None) for name in a)
 
 
 def _stack(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from reference_rule import Reference, assert_matches, assert_same_layout, fill, load_reference
 
+from stable_audio_tools.diffusion.guidance import guided
 from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.latent_diffusion import ConditionedDiffusion
@@ -76,8 +77,18 @@ def test_conditions_and_what_the_denoiser_gets(recorded):
 
 
 def test_a_negative_prompt(recorded):
-    options = {"cfg_scale": 3.0, "negative_cond": recorded.conditions(**NEGATIVE)}
-    assert_matches(recorded(**options), recorded.reference["out.cfg3_negative"])
+    """Recorded where a negative reaches cross-attention alone, and is dropped on the other routes; here it takes all of them."""
+    model, x, t = recorded.model, recorded.x, recorded.t
+    cond, negative = recorded.conditions(), recorded.conditions(**NEGATIVE)
+    inputs, of_negative = model.get_conditioning_inputs(cond), model.get_conditioning_inputs(negative)
+    tokens = {name: of_negative[name] for name in ("cross_attn_cond", "cross_attn_mask", "cross_attn_dropped")}
+    with torch.no_grad():
+        there = model.model(x, t, **{**model.routes.unconditional(cond, inputs), **tokens})
+        here = model.model(x, t, **of_negative)
+    sigma = model.objective.alpha_sigma(t)[1]
+    assert_matches(guided(recorded(), there, sigma, scale=3.0), recorded.reference["out.cfg3_negative"])
+    assert_matches(recorded(cfg_scale=3.0, negative_cond=negative), guided(recorded(), here, sigma, scale=3.0))
+    assert (here - there).abs().max() > 1e-3
 
 
 def test_hidden_states(recorded):

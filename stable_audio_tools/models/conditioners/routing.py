@@ -21,8 +21,9 @@ from .base import Condition
 
 Conditions = Mapping[str, Condition | Sequence[Tensor]]
 Inputs = dict[str, Tensor | None]
-"""The keyword arguments of a denoiser: `cross_attn_cond` (B, N, D), `cross_attn_mask` (B, N), `global_cond` (B, D),
-`input_concat_cond` (B, C, T), `prepend_cond` (B, N, D), `prepend_cond_mask` (B, N); None where the model has no such route."""
+"""The keyword arguments of a denoiser: `cross_attn_cond` (B, N, D), `cross_attn_mask` (B, N), `cross_attn_dropped` (B,), the items
+that have lost these tokens, `global_cond` (B, D), `input_concat_cond` (B, C, T), `prepend_cond` (B, N, D), `prepend_cond_mask`
+(B, N); None where the model has no such route."""
 
 
 class Routes(NamedTuple):
@@ -54,6 +55,7 @@ class Routes(NamedTuple):
         return {
             "cross_attn_cond": cross_attn,
             "cross_attn_mask": cross_attn_mask,
+            "cross_attn_dropped": None if cross_attn is None else _flags(cross_attn, False),
             "prepend_cond": prepend,
             "prepend_cond_mask": prepend_mask,
             **self._vectors(conditions),
@@ -62,39 +64,37 @@ class Routes(NamedTuple):
     def unconditional(self, conditions: Conditions, inputs: Inputs, negative: Conditions | None = None) -> Inputs:
         """The inputs that guidance moves away from.
 
-        Without `negative`, tokens for cross-attention become zeros, as in published models; with it, they are the negative's.
-        Prepended tokens become zeros. On the other two routes, the conditions with a learned null give way to it, or to the
-        negative's vector; those without, such as durations, stay.
+        With `negative`, they are the negative's on every route. Without it, tokens for cross-attention and prepended ones become
+        zeros, as in published models; on the other two routes, the conditions with a learned null give way to it, and those
+        without, such as durations, stay.
 
         Args:
             conditions: what `inputs` were made of.
-            negative: conditions of a negative prompt.
+            negative: conditions of a negative prompt, all of them.
         """
-        dropped = dict(inputs)
         if negative is not None:
-            dropped["cross_attn_cond"], dropped["cross_attn_mask"] = _tokens(
-                _pick(negative, self.cross_attention, "cross_attention_cond_ids")
-            )
-        elif (tokens := inputs["cross_attn_cond"]) is not None:
-            dropped["cross_attn_cond"] = torch.zeros_like(tokens)
-        if (tokens := inputs["prepend_cond"]) is not None:
-            dropped["prepend_cond"] = torch.zeros_like(tokens)
-        if replaced := self._replaced(conditions, negative):
-            dropped.update(self._vectors({**conditions, **replaced}))
+            return self.inputs(negative)
+        dropped = dict(inputs)
+        for name in ("cross_attn_cond", "prepend_cond"):
+            if (tokens := inputs[name]) is not None:
+                dropped[name] = torch.zeros_like(tokens)
+        if (tokens := inputs["cross_attn_cond"]) is not None:
+            dropped["cross_attn_dropped"] = _flags(tokens, True)
+        if nulls := self._nulls(conditions):
+            dropped.update(self._vectors({**conditions, **nulls}))
         return dropped
 
     def can_drop(self, conditions: Conditions) -> bool:
-        """Whether guidance has anything to move away from."""
-        return bool(self.tokens or self._replaced(conditions, None))
+        """Whether guidance without a negative has anything to move away from."""
+        return bool(self.tokens or self._nulls(conditions))
 
-    def _replaced(self, conditions: Conditions, negative: Conditions | None) -> dict[str, Condition]:
-        """The conditions with a learned null, by what takes their place."""
+    def _nulls(self, conditions: Conditions) -> dict[str, Condition]:
+        """The conditions with a learned null, by that null."""
         found = {}
         for name in sorted(self.vectors):
             condition = as_condition(conditions[name])
             if condition.null is not None and condition.pooled is not None:
-                null = condition.null.expand_as(condition.pooled)
-                found[name] = condition._replace(pooled=null) if negative is None else as_condition(negative[name])
+                found[name] = condition._replace(pooled=condition.null.expand_as(condition.pooled))
         return found
 
     def _vectors(self, conditions: Conditions) -> Inputs:
@@ -115,7 +115,7 @@ def drop_inputs(inputs: Inputs, unconditional: Inputs, probability: float) -> In
     some = next(value for value in inputs.values() if value is not None)
     lost, prepend_lost = (torch.rand(2, some.shape[0], device=some.device) < probability).unbind(0)
     dropped = dict(inputs)
-    for name in ("cross_attn_cond", "global_cond", "input_concat_cond", "prepend_cond"):
+    for name in ("cross_attn_cond", "cross_attn_dropped", "global_cond", "input_concat_cond", "prepend_cond"):
         kept, null = inputs[name], unconditional[name]
         if kept is not None and null is not None and kept is not null:
             dropped[name] = where_items(prepend_lost if name == "prepend_cond" else lost, null, kept)
@@ -149,6 +149,11 @@ def _tokens(conditions: list[tuple[str, Condition]]) -> tuple[Tensor | None, Ten
         tensors.append(tensor)
         masks.append(tensor.new_ones(tensor.shape[:2], dtype=torch.bool) if mask is None else mask.bool())
     return torch.cat(tensors, dim=1), torch.cat(masks, dim=1)
+
+
+def _flags(tokens: Tensor, value: bool) -> Tensor:
+    """(B,) bool."""
+    return torch.full(tokens.shape[:1], value, dtype=torch.bool, device=tokens.device)
 
 
 def _vector(name: str, condition: Condition) -> Tensor:

@@ -6,18 +6,19 @@ from typing import Annotated
 
 from stable_audio_tools.configs.base import Family
 
+from .adp import ADPCFGConfig, ADPConfig, ADPDecoderConfig, ADPUnconditionalConfig
 from .base import BaseDecoderDenoiserConfig, BaseDenoiserConfig, BaseUnconditionalConfig, Denoiser
 from .dau1d import DAU1dDecoderConfig, DAU1dUnconditionalConfig
 from .dit import DiTConfig
 from .dit_alone import DiTDecoderConfig, DiTUnconditionalConfig
 
-DENOISERS = Family("denoiser", DiTConfig)
+DENOISERS = Family("denoiser", DiTConfig, ADPConfig, ADPCFGConfig)
 """`model.diffusion` of a diffusion_cond or diffusion_cond_inpaint model."""
 
-UNCOND_DENOISERS = Family("unconditional denoiser", DiTUnconditionalConfig, DAU1dUnconditionalConfig)
+UNCOND_DENOISERS = Family("unconditional denoiser", DiTUnconditionalConfig, DAU1dUnconditionalConfig, ADPUnconditionalConfig)
 """`model` of a diffusion_uncond model."""
 
-DIFFAE_DENOISERS = Family("diffusion decoder", DiTDecoderConfig, DAU1dDecoderConfig)
+DIFFAE_DENOISERS = Family("diffusion decoder", DiTDecoderConfig, DAU1dDecoderConfig, ADPDecoderConfig)
 """`model.diffusion` of a diffusion_autoencoder."""
 
 DenoiserConfig = Annotated[BaseDenoiserConfig, DENOISERS]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.diffusion.timesteps import DistributionShiftConfig
-from stable_audio_tools.models.conditioners.routing import Routes
+from stable_audio_tools.models.conditioners.routing import Inputs, Routes
 from stable_audio_tools.models.pretransforms import PretransformConfig
 
 Ids = tuple[str, ...]
@@ -21,7 +21,12 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Denoiser(nn.Module, ABC):
-    """A network from noisy latents and conditions to a prediction; the keyword arguments are those of `routing.Inputs`."""
+    """A network from noisy latents and conditions to a prediction; the keyword arguments are those of `routing.Inputs`.
+
+    rescale_share: share of the guided prediction's rescaling that generation uses unless told otherwise.
+    """
+
+    rescale_share: ClassVar[float] = 0.0
 
     @abstractmethod
     def forward(
@@ -31,6 +36,7 @@ class Denoiser(nn.Module, ABC):
         *,
         cross_attn_cond: Tensor | None = None,
         cross_attn_mask: Tensor | None = None,
+        cross_attn_dropped: Tensor | None = None,
         global_cond: Tensor | None = None,
         input_concat_cond: Tensor | None = None,
         prepend_cond: Tensor | None = None,
@@ -46,6 +52,15 @@ class Denoiser(nn.Module, ABC):
             exit_layer_ix: give the features (B, N, D) behind this layer instead.
             hidden: filled with the features of every layer.
         """
+
+    def with_null(self, given: Inputs, others: Inputs) -> Inputs:
+        """What guidance moves away from, `others`, with this network's own null in place of zeros where it has one.
+
+        Args:
+            given: the inputs that guidance moves towards.
+            others: as `routing.Routes.unconditional` makes them.
+        """
+        return others
 
 
 class Width(NamedTuple):

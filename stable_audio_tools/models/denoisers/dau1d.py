@@ -158,6 +158,7 @@ class DAU1dDenoiser(Denoiser):
         *,
         cross_attn_cond: Tensor | None = None,
         cross_attn_mask: Tensor | None = None,
+        cross_attn_dropped: Tensor | None = None,
         global_cond: Tensor | None = None,
         input_concat_cond: Tensor | None = None,
         prepend_cond: Tensor | None = None,

@@ -277,6 +277,7 @@ class DiffusionTransformer(nn.Module):
         *,
         cross_attn_cond: Tensor | None = None,
         cross_attn_mask: Tensor | None = None,
+        cross_attn_dropped: Tensor | None = None,
         global_cond: Tensor | None = None,
         input_concat_cond: Tensor | None = None,
         prepend_cond: Tensor | None = None,
@@ -285,7 +286,7 @@ class DiffusionTransformer(nn.Module):
         exit_layer_ix: int | None = None,
         hidden: list[Tensor] | None = None,
     ) -> Tensor:
-        """As `Denoiser.forward`. Features behind a layer include prepended tokens.
+        """As `Denoiser.forward`. Features behind a layer include prepended tokens; the null of dropped ones is the zeros they are.
 
         Raises:
             ValueError: a condition that the config asks for is missing, or one that it has no place for is given; or T is no
