@@ -20,6 +20,7 @@ from .conditioners import INPAINT_IDS
 from .denoisers import UnconditionalConfig
 from .diffusion_autoencoder import DiffusionAutoencoder, DiffusionAutoencoderBody
 from .latent_diffusion import ConditionedDiffusion, ConditionedDiffusionBody
+from .lm import AudioLanguageModel, AudioLMBody
 from .unconditional_diffusion import UnconditionalDiffusion
 
 MAX_AUDIO_CHANNELS = 2
@@ -188,5 +189,20 @@ class DiffusionAutoencoderModel(BaseModelConfig):
         return {name: channels}
 
 
-AnyModel = AutoencoderModel | DiffusionCondModel | DiffusionCondInpaintModel | DiffusionUncondModel | DiffusionAutoencoderModel
-ModelConfig = Annotated[AnyModel, Field(discriminator="model_type")]
+class LanguageModel(BaseModelConfig):
+    model_type: Literal["lm"]
+    model: AudioLMBody
+
+    def build(self) -> AudioLanguageModel:
+        return self.model.build(self.sample_rate)
+
+    def _sample_multiple(self) -> tuple[int, str]:
+        ratio = self.model.downsampling_ratio
+        return ratio, f"the pretransform's downsampling ratio {ratio}"
+
+    def _audio_channels(self) -> dict[str, int]:
+        return {"the pretransform's io_channels": self.model.pretransform.io_channels}
+
+
+DiffusionModel = DiffusionCondModel | DiffusionCondInpaintModel | DiffusionUncondModel | DiffusionAutoencoderModel
+ModelConfig = Annotated[AutoencoderModel | DiffusionModel | LanguageModel, Field(discriminator="model_type")]
