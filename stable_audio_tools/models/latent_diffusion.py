@@ -53,10 +53,12 @@ class ConditionedDiffusionBody(StrictModel):
         for name in conditioning.ids if conditioning else ():
             if name not in routes.tokens | routes.vectors:
                 logger.warning("the conditioner %s has no effect: none of the diffusion section's ids names it", value_text(name))
+        denoiser, pretransform = self.diffusion.build(), None if self.pretransform is None else self.pretransform.build(sample_rate)
+        shared: Any = {"pretransform": pretransform, "sample_rate": sample_rate}
         return ConditionedDiffusion(
-            self.diffusion.build(),
-            MultiConditioner({}) if conditioning is None else conditioning.build(routes.tokens, routes.vectors),
-            None if self.pretransform is None else self.pretransform.build(sample_rate),
+            denoiser,
+            MultiConditioner({}) if conditioning is None else conditioning.build(routes.tokens, routes.vectors, **shared),
+            pretransform,
             objective=parse_objective(self.diffusion.diffusion_objective),
             prediction=self.diffusion.prediction,
             dist_shift=self.diffusion.distribution_shift_options,
@@ -89,6 +91,18 @@ class ConditionedDiffusionBody(StrictModel):
                 elif name not in known and name not in INPAINT_IDS:
                     fix = did_you_mean(name, known) or "add a conditioner of that id to conditioning.configs, or remove it here"
                     yield Problem(path, f"there is no conditioner {value_text(name)}", fix, name)
+                elif name in known and (why := self._misrouted(name, key)):
+                    yield Problem(path, f"{value_text(name)} {why[0]}", why[1], name)
+
+    def _misrouted(self, name: str, key: str) -> tuple[str, str] | None:
+        """Why a condition cannot go this way, and what to do; None: it can."""
+        assert self.conditioning is not None
+        form, by_tokens = self.conditioning.form(name), key in ("cross_attention_cond_ids", "prepend_cond_ids")
+        if form == "tokens" and not by_tokens:
+            return "is made of tokens, not of one vector", "move it to cross_attention_cond_ids or prepend_cond_ids"
+        if form == "signal" and key != "input_concat_ids":
+            return "is a signal over time", "move it to input_concat_ids"
+        return None
 
     def _width_problems(self) -> Iterator[Problem]:
         stated = self.diffusion.widths()

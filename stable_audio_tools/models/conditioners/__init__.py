@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 from torch import nn
@@ -11,12 +11,31 @@ from torch import nn
 from stable_audio_tools.configs.base import Family, StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.configs.suggest import did_you_mean
+from stable_audio_tools.models.pretransforms import Pretransform
 
-from .base import BaseConditionerConfig, Condition, Conditioner, MultiConditioner
+from .audio import PretransformConditionerConfig, SourceMixConfig
+from .base import BaseConditionerConfig, Condition, Conditioner, Form, MultiConditioner
+from .clap_audio import CLAPAudioConfig
+from .clap_text import CLAPTextConfig
 from .numeric import IntConfig, ListConfig, NumberConfig
+from .t5 import T5Config
 from .text import BytesConfig
+from .tokens import LUTConfig, PhonemeConfig
 
-CONDITIONERS = Family("conditioner", IntConfig, NumberConfig, ListConfig, BytesConfig)
+CONDITIONERS = Family(
+    "conditioner",
+    IntConfig,
+    NumberConfig,
+    ListConfig,
+    BytesConfig,
+    T5Config,
+    CLAPTextConfig,
+    CLAPAudioConfig,
+    LUTConfig,
+    PhonemeConfig,
+    PretransformConditionerConfig,
+    SourceMixConfig,
+)
 
 ConditionerConfig = Annotated[BaseConditionerConfig, CONDITIONERS]
 
@@ -48,15 +67,32 @@ class ConditioningConfig(StrictModel):
         """Width of the condition of that id."""
         return next(config for config in self.configs if config.id == name).width(self.cond_dim)
 
-    def build(self, tokens: Collection[str] | None = None, pooled: Collection[str] | None = None) -> MultiConditioner:
+    def form(self, name: str) -> Form | None:
+        """What the conditioner of that id makes; None: whatever the finished tensors in the metadata are."""
+        return None if name in self.pre_encoded_keys else next(config for config in self.configs if config.id == name).form
+
+    def build(
+        self,
+        tokens: Collection[str] | None = None,
+        pooled: Collection[str] | None = None,
+        *,
+        pretransform: Pretransform | None = None,
+        sample_rate: int | None = None,
+    ) -> MultiConditioner:
         """All conditioners.
 
         Args:
             tokens: ids that are used as tokens; default: all.
             pooled: ids that are used as one vector; default: all.
+            pretransform: the model's, which conditioners may share.
+            sample_rate: Hz, of the model's audio.
         """
         tokens, pooled = (self.ids if used is None else used for used in (tokens, pooled))
-        built = {c.id: c.build(self.cond_dim, tokens=c.id in tokens or c.id not in pooled, pooled=c.id in pooled) for c in self.configs}
+        model: dict[str, Any] = {"pretransform": pretransform, "sample_rate": sample_rate}
+        built = {}
+        for c in self.configs:
+            needed = {name: model[name] for name in c.needs}
+            built[c.id] = c.build(self.cond_dim, tokens=c.id in tokens or c.id not in pooled, pooled=c.id in pooled, **needed)
         idle = [name for name in self.ids if name not in {*tokens, *pooled}]
         return MultiConditioner(built, default_keys=self.default_keys, pre_encoded_keys=self.pre_encoded_keys, idle=idle)
 

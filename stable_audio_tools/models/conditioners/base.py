@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt
@@ -17,6 +18,7 @@ from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 
 Metadata = Mapping[str, Any]
+Form = Literal["vector", "tokens", "signal"]
 
 
 class Condition(NamedTuple):
@@ -38,8 +40,8 @@ class Condition(NamedTuple):
 class Conditioner(nn.Module, ABC):
     """One kind of metadata as a `Condition`, in two steps: `prepare` on the CPU, then the module's own call on its device."""
 
-    def prepare(self, values: Sequence[Any]) -> Tensor:
-        """B metadata values as one tensor (B, ...) on the CPU.
+    def prepare(self, values: Sequence[Any]) -> Any:
+        """B metadata values as one object with `.to(device)`: a tensor (B, ...) on the CPU, unless `collate` makes another.
 
         Raises:
             ValueError: a value is of the wrong kind; the message names its place in the batch.
@@ -50,18 +52,26 @@ class Conditioner(nn.Module, ABC):
                 rows.append(self.parse(value))
             except ValueError as error:
                 raise ValueError(f"item {index}: {error}") from None
-        return torch.stack(rows)
+        return self.collate(rows)
 
     @abstractmethod
-    def parse(self, value: Any) -> Tensor:
-        """One value as a row of the prepared tensor.
+    def parse(self, value: Any) -> Any:
+        """One value as a row of the prepared batch.
 
         Raises:
             ValueError: a value of the wrong kind.
         """
 
+    def collate(self, rows: Sequence[Any]) -> Any:
+        """B parsed values as one object with `.to(device)`.
+
+        Raises:
+            ValueError: the values do not fit each other.
+        """
+        return torch.stack(list(rows))
+
     @abstractmethod
-    def forward(self, prepared: Tensor) -> Condition:
+    def forward(self, prepared: Any) -> Condition:
         """The condition of a prepared batch."""
 
 
@@ -76,11 +86,20 @@ class BaseConditionerConfig(StrictModel):
 
     tokens, pooled (of `build`): which routes the model takes it by. Parts for other routes are not built, since weights that
     no gradient reaches stop distributed training.
+
+    needs: what of the model around it `build` takes as further keyword arguments: "pretransform" (or None), "sample_rate" in Hz.
     """
+
+    needs: ClassVar[tuple[Literal["pretransform", "sample_rate"], ...]] = ()
 
     id: str = Field(min_length=1, description="name of the condition, and of the metadata it reads")
     type: str
     config: ConditionerParams
+
+    @property
+    def form(self) -> Form:
+        """What it makes, which says by which routes it can go: a vector by all, tokens and signals by their own."""
+        return "vector"
 
     @abstractmethod
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> Conditioner: ...
@@ -88,6 +107,10 @@ class BaseConditionerConfig(StrictModel):
     def width(self, cond_dim: int) -> int:
         """D, or C for a signal."""
         return self.config.output_dim or cond_dim
+
+    def example(self, sample_rate: int) -> Any:
+        """A metadata value that this conditioner accepts, for plans, which read no data; `sample_rate` in Hz of the model's audio."""
+        return "a sound"
 
 
 class MultiConditioner(nn.Module):
@@ -130,9 +153,14 @@ class MultiConditioner(nn.Module):
             if name in self.pre_encoded_keys:
                 return pre_encoded(values, device)
             prepared = conditioner.prepare(values)
+        except ConfigError:
+            raise
         except ValueError as error:
             raise ConfigError([Problem((name,), str(error))], "metadata") from None
-        return conditioner(prepared.to(device))
+        try:
+            return conditioner(prepared.to(device))
+        except ConfigError as error:  # a network that is loaded at first use is not there
+            raise ConfigError([replace(problem, path=(name, *problem.path)) for problem in error.problems], error.source) from None
 
     def _value(self, name: str, index: int, item: Metadata) -> Any:
         keys = [name, *([self.default_keys[name]] if name in self.default_keys else [])]
@@ -156,7 +184,7 @@ def pre_encoded(values: Sequence[Any], device: torch.device | str) -> Condition:
     if len({value.shape for value in values}) > 1:
         raise ValueError(f"pre-encoded tensors differ in shape: {sorted({tuple(value.shape) for value in values})}")
     tensor = torch.stack(list(values)).to(device)
-    return Condition(tensor[:, None] if tensor.ndim == 2 else tensor, None)
+    return Condition(tensor[:, None], None, tensor) if tensor.ndim == 2 else Condition(tensor, None)
 
 
 def vector_condition(vector: Tensor) -> Condition:

@@ -36,6 +36,9 @@ class IntConfig(BaseConditionerConfig):
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> IntConditioner:
         return IntConditioner(self.width(cond_dim), self.config)
 
+    def example(self, sample_rate: int) -> Any:
+        return self.config.min_val
+
 
 class IntConditioner(Conditioner):
     """Whole numbers, also written as floats; out of range, they are taken for the nearest end."""
@@ -73,6 +76,9 @@ class NumberConfig(BaseConditionerConfig):
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> NumberConditioner:
         return NumberConditioner(self.width(cond_dim), self.config)
 
+    def example(self, sample_rate: int) -> Any:
+        return self.config.min_val
+
 
 class NumberConditioner(Conditioner):
     """Numbers; out of range, they are taken for the nearest end."""
@@ -108,6 +114,9 @@ class ListConfig(BaseConditionerConfig):
 
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> ListConditioner:
         return ListConditioner(self.width(cond_dim), self.config)
+
+    def example(self, sample_rate: int) -> Any:
+        return self.config.options[0]
 
 
 class ListConditioner(Conditioner):
