@@ -235,9 +235,10 @@ class AudioAutoencoder(nn.Module):
         Raises:
             ValueError: the bottleneck has no tokens, or these are not its own.
         """
-        latents = self._discrete().decode_tokens(tokens)
-        options = {"chunked": chunked, "overlap": overlap, "chunk_size": chunk_size, "iterate_batch": iterate_batch}
-        return self.decode_audio(latents, skip_bottleneck=True, **options)
+        latents = self._discrete().decode_tokens(tokens).to(next(self.decoder.parameters()).dtype)
+        return self.decode_audio(
+            latents, chunked=chunked, overlap=overlap, chunk_size=chunk_size, skip_bottleneck=True, iterate_batch=iterate_batch
+        )
 
     def _discrete(self) -> Bottleneck:
         if self.bottleneck is None or not self.is_discrete:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stable_audio_tools.configs.errors import Problem
 
 if TYPE_CHECKING:
+    from ..bottlenecks.base import BaseBottleneckConfig
     from .autoencoder import AutoencoderBody
 
 
@@ -43,12 +44,20 @@ def _pretransform_problem(got: int, name: str, audio: int) -> Iterator[Problem]:
 
 def _latent_side(body: AutoencoderBody) -> Iterator[Problem]:
     width, bottleneck = body.latent_dim, body.bottleneck
+    if bottleneck and bottleneck.latent_channels not in (None, width):
+        yield from _bottleneck_problem(bottleneck, width)
     kind = f"bottleneck {bottleneck.kind!r}" if bottleneck else "no bottleneck"
     before = bottleneck.encoder_channels(width) if bottleneck else width
     behind = bottleneck.decoder_channels(width) if bottleneck else width
     reason, choice = f"latent_dim {width} and {kind} need", "change latent_dim"
     yield from _misfit("encoder", body.encoder.out_channels_key, body.encoder.out_channels, before, f"{reason} {before}", choice)
     yield from _misfit("decoder", body.decoder.in_channels_key, body.decoder.in_channels, behind, f"{reason} {behind}", choice)
+
+
+def _bottleneck_problem(bottleneck: BaseBottleneckConfig, width: int) -> Iterator[Problem]:
+    made_for, key = bottleneck.latent_channels, f"bottleneck.config.{bottleneck.latent_key}"
+    message = f"the bottleneck is for {made_for} latent channels ({key}), but latent_dim is {width}"
+    yield Problem(("bottleneck", "config", bottleneck.latent_key), message, f"change {key}, or set latent_dim to {made_for}")
 
 
 def _misfit(side: str, key: str, got: int, wanted: int, reason: str, choice: str = "") -> Iterator[Problem]:

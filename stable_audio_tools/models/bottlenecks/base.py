@@ -6,7 +6,7 @@ Tokens, where there are any, are (B, Q, T) int64 everywhere: item, codebook, lat
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -66,6 +66,14 @@ class Bottleneck(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} is continuous: it has no tokens")
 
 
+def append_noise(latents: Tensor, channels: int) -> Tensor:
+    """(B, C, T) -> (B, C + channels, T): normal noise beside the latents, from which a decoder makes what they leave open."""
+    if not channels:
+        return latents
+    noise = torch.randn(len(latents), channels, latents.shape[-1], device=latents.device, dtype=latents.dtype)
+    return torch.cat([latents, noise], dim=1)
+
+
 def check_tokens(tokens: Tensor, num_quantizers: int, codebook_size: int, *, fewer: bool = False) -> None:
     """Raises ValueError unless `tokens` is (B, num_quantizers, T), integer, each in 0..codebook_size-1; `fewer` codebooks may do too."""
     count = tokens.shape[1] if tokens.ndim == 3 else 0
@@ -80,7 +88,12 @@ def check_tokens(tokens: Tensor, num_quantizers: int, codebook_size: int, *, few
 
 
 class BaseBottleneckConfig(StrictModel):
-    """Wiring around a bottleneck, and the widths it asks of its neighbours."""
+    """Wiring around a bottleneck, and the widths it asks of its neighbours.
+
+    `latent_key` names the key of the inner `config` that decides `latent_channels`, for messages.
+    """
+
+    latent_key: ClassVar[str] = ""
 
     requires_grad: bool = Field(True, description="false freezes the bottleneck's weights, if it has any")
 
@@ -103,6 +116,11 @@ class BaseBottleneckConfig(StrictModel):
     def is_discrete(self) -> bool:
         """There are tokens."""
         return self.num_quantizers > 0
+
+    @property
+    def latent_channels(self) -> int | None:
+        """The latent channels it is made for; None: any number."""
+        return None
 
     def encoder_channels(self, latent_dim: int) -> int:
         """Channels the encoder must give for `latent_dim` latent channels."""

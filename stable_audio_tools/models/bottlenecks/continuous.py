@@ -21,27 +21,43 @@ class EmptyParams(StrictModel):
     """No keys: this component has no settings."""
 
 
+class VAEParams(StrictModel):
+    mode: Literal["sample", "mean"] = Field(
+        default="sample", description="latents outside of training: drawn, as published models do, or the mean, the same every time"
+    )
+
+
 class VAEConfig(BaseBottleneckConfig):
     """The encoder's channels are means and scales; latents are drawn from the normal distributions they describe."""
 
     type: Literal["vae"]
-    config: EmptyParams = Field(default_factory=EmptyParams)
+    config: VAEParams = Field(default_factory=VAEParams)
 
     def encoder_channels(self, latent_dim: int) -> int:
         return 2 * latent_dim
 
     def make(self) -> VAEBottleneck:
-        return VAEBottleneck()
+        return VAEBottleneck(self.config.mode)
 
 
 class VAEBottleneck(Bottleneck):
     """(B, 2 C, T) -> (B, C, T), and `kl` in the info (arXiv:1312.6114)."""
 
+    def __init__(self, mode: Literal["sample", "mean"] = "sample"):
+        super().__init__()
+        self.mode = mode
+
     def encode_with_info(self, x: Tensor, *, sample: bool) -> tuple[Tensor, Info]:
-        mean, scale = x.chunk(2, dim=1)
-        deviation = F.softplus(scale) + MIN_DEVIATION
-        latents = mean + deviation * torch.randn_like(mean) if sample else mean
-        return latents, {"kl": kl_divergence(mean, deviation)}
+        latents, kl = draw_latents(x, sample=sample and (self.training or self.mode == "sample"))
+        return latents, {"kl": kl}
+
+
+def draw_latents(x: Tensor, *, sample: bool) -> tuple[Tensor, Tensor]:
+    """(B, 2 C, T) means and scales -> latents (B, C, T), drawn or the means, and the divergence, see `kl_divergence`."""
+    mean, scale = x.chunk(2, dim=1)
+    deviation = F.softplus(scale) + MIN_DEVIATION
+    latents = mean + deviation * torch.randn_like(mean) if sample else mean
+    return latents, kl_divergence(mean, deviation)
 
 
 def kl_divergence(mean: Tensor, deviation: Tensor) -> Tensor:
