@@ -18,7 +18,7 @@ from stable_audio_tools.nn.cache import TransformerCache
 from stable_audio_tools.nn.transformer import ContinuousTransformer
 
 from .conditioners.routing import Inputs
-from .denoisers.dit import AttentionParams, FeedForwardParams, NormParams
+from .denoisers.dit import ActivationCheckpointing, AttentionParams, FeedForwardParams, NormParams
 
 DIM_HEADS = 64
 
@@ -56,9 +56,7 @@ class LMParams(StrictModel):
     attn_kwargs: AttentionParams = Field(default_factory=AttentionParams)
     ff_kwargs: FeedForwardParams = Field(default_factory=FeedForwardParams)
     norm_kwargs: NormParams = Field(default_factory=NormParams)
-    activation_checkpointing: bool = Field(
-        default=False, description="recompute blocks in the backward pass: far less memory, a third more compute"
-    )
+    activation_checkpointing: ActivationCheckpointing = "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,4 +1,4 @@
-"""Multi-head attention over `F.scaled_dot_product_attention`, for self- and cross-attention.
+"""Multi-head attention, for self- and cross-attention; `attention_backends` computes the softmax.
 
 B batch, N queries, M keys, D width, H heads. Masks are bool, True = may be attended. A query that may attend to nothing gets zeros.
 """
@@ -9,8 +9,8 @@ from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from .attention_backends import Backend, attend
 from .cache import KeyValueCache
 from .embeddings import RotaryTable, rotate
 from .norms import DynamicTanh, unit_length
@@ -25,6 +25,7 @@ class AttentionKwargs(TypedDict, total=False):
     qk_norm: QKNorm
     differential: bool
     feat_scale: bool
+    backend: Backend
 
 
 class Attention(nn.Module):
@@ -42,6 +43,7 @@ class Attention(nn.Module):
         qk_norm: norm of each query and key: none, `l2` (unit length), `ln` (layer norm) or `dyt` (DynamicTanh).
         differential: subtract a second attention with its own queries and keys.
         feat_scale: learned gains of the output's mean over tokens and of the rest, zero at first.
+        backend: kernel, as in `attention_backends.attend`.
 
     Raises:
         ValueError: widths that do not divide.
@@ -58,6 +60,7 @@ class Attention(nn.Module):
         qk_norm: QKNorm = "none",
         differential: bool = False,
         feat_scale: bool = False,
+        backend: Backend = "auto",
     ):
         super().__init__()
         dim_kv = dim if dim_context is None else dim_context
@@ -66,7 +69,7 @@ class Attention(nn.Module):
         self.dim, self.dim_kv, self.dim_heads = dim, dim_kv, dim_heads
         self.cross, self.causal = dim_context is not None, causal
         self.qk_norm, self.differential, self.feat_scale = qk_norm, differential, feat_scale
-        self.grouped = dim != dim_kv
+        self.backend: Backend = backend
 
         pairs = 2 if differential else 1
         if dim_context is None:
@@ -108,7 +111,7 @@ class Attention(nn.Module):
         """
         queries, keys, v = self._project(x, context, rotary, cache)
         visibility = self._visibility(mask, x, v)
-        parts = [self._attend(q, k, v, visibility) for q, k in zip(queries, keys, strict=True)]
+        parts = [attend(q, k, v, visibility, backend=self.backend) for q, k in zip(queries, keys, strict=True)]
         out = parts[0] - parts[1] if self.differential else parts[0]
         out = self.to_out(out.transpose(1, 2).flatten(2))
         return self._scale_features(out, real) if self.feat_scale else out
@@ -154,11 +157,6 @@ class Attention(nn.Module):
         if (mask.queries, mask.keys) != (x.shape[1], v.shape[2]):
             raise ValueError(f"a mask for {mask.queries} queries and {mask.keys} keys, but there are {x.shape[1]} and {v.shape[2]}")
         return mask.causal() if self.causal else mask
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
-        causal = visibility.only_causal and visibility.queries == visibility.keys
-        mask = None if causal else visibility.dense
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)
 
     def _scale_features(self, x: Tensor, real: Tensor | None) -> Tensor:
         """Gains of the mean over tokens and of the deviation from it."""

@@ -73,6 +73,11 @@ class TransformerCache:
         self.mask: Tensor | None = None
         self.context_mask: Tensor | None = None
 
+    @property
+    def context_length(self) -> int:
+        """M, or 0 before the context is known."""
+        return self.layers[0].cross_attn.length
+
     def extend_mask(self, mask: Tensor | None, shape: torch.Size, device: torch.device) -> Tensor | None:
         """Which tokens are real, n new ones included, whose own mask is `mask` and whose (B, n) is `shape`."""
         if mask is not None or self.mask is not None:

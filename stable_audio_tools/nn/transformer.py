@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .attention import Attention, AttentionKwargs, mean_of_real
 from .cache import LayerCache, TransformerCache
 from .embeddings import AbsolutePositions, RotaryEmbedding, RotaryTable, SinusoidalPositions
 from .feedforward import ConformerModule, FeedForward, FeedForwardKwargs
 from .norms import DynamicTanh, LayerNorm, LayerScale, NormKwargs
+from .recompute import Recompute, recomputed
 from .visibility import Visibility, Window
 
 
@@ -174,7 +174,7 @@ class ContinuousTransformer(nn.Module):
         use_sinusoidal_emb, use_abs_pos_emb: add fixed or learned positions, at most one of them.
         num_memory_tokens: learned tokens in front, taken off the output. arXiv:2309.16588.
         sliding_window: tokens seen to the left and right of each; -1: all on that side.
-        activation_checkpointing: recompute each block in the backward pass: less memory, a third more compute.
+        activation_checkpointing: what each block computes again in the backward pass, as in `recompute.recomputed`.
 
     The remaining arguments are those of `TransformerBlock`.
     """
@@ -207,11 +207,11 @@ class ContinuousTransformer(nn.Module):
         attn_kwargs: AttentionKwargs | None = None,
         ff_kwargs: FeedForwardKwargs | None = None,
         norm_kwargs: NormKwargs | None = None,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: Recompute = "none",
     ):
         super().__init__()
         self.num_memory_tokens, self.sliding_window, self.cross_attend = num_memory_tokens, sliding_window, cross_attend
-        self.activation_checkpointing = activation_checkpointing
+        self.activation_checkpointing: Recompute = activation_checkpointing
         self.causal, self.causal_cross = causal, causal and causal_cross_attention
         looks_ahead = {
             "conformer": conformer,
@@ -322,10 +322,9 @@ class ContinuousTransformer(nn.Module):
         }
         if cache is not None:
             cache.in_front, cache.length = cache.in_front + x.shape[1] - length, start + x.shape[1]
-        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
             arguments = {**shared, "context": context if layer.cross_attend else None, "cache": cache and cache.layers[index]}
-            x = checkpoint(partial(layer, **arguments), x, use_reentrant=False) if recompute else layer(x, **arguments)
+            x = recomputed(partial(layer, **arguments), x, self.activation_checkpointing)
             if hidden is not None:
                 hidden.append(x)
             if index == exit_layer_ix:
@@ -392,13 +391,13 @@ class ContinuousTransformer(nn.Module):
             cache.context_mask = context_mask
         elif cache is not None:
             context_mask = cache.context_mask
-        keys = cache.layers[0].cross_attn.length if context is None and cache is not None else context.shape[1]
+        keys = context.shape[1] if context is not None else cache.context_length if cache is not None else 0
         return Visibility(x.shape[1], keys, real=context_mask, causal=self.causal_cross, offset=start, device=x.device)
 
     def _rotary(self, positions: int | Tensor) -> RotaryTable | None:
         """One table for all blocks; their own ones are the same."""
-        rotary = self.rotary_pos_emb if self.rotary_pos_emb is not None else self.layers[0].rope
-        return None if rotary is None else rotary(positions)
+        embedding = self.layers[0].rope if self.rotary_pos_emb is None else self.rotary_pos_emb
+        return embedding(positions) if isinstance(embedding, RotaryEmbedding) else None
 
     def _embed_global(self, global_cond: Tensor | None, mask: Tensor | None, in_front: int, *, cached: bool) -> Tensor | None:
         """(B, 6 D) or (B, N, 6 D)."""

@@ -9,8 +9,11 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 Window = tuple[int, int]
+MIN_BAND = 64  # chosen: shorter chunks leave a kernel too little to do
 
 
 class Visibility:
@@ -48,6 +51,7 @@ class Visibility:
             right = 0
         self.left = None if left is None or left >= offset + queries - 1 else left
         self.right = None if right is None or offset + right >= keys - 1 else right
+        self._bands: Tensor | None = None
 
     @property
     def bounded(self) -> bool:
@@ -73,19 +77,63 @@ class Visibility:
             self.queries, self.keys, real=self.real, allowed=self.allowed, window=window, offset=self.offset, device=self.device
         )
 
+    @property
+    def band_size(self) -> int:
+        """Queries of a chunk where a window is narrow enough that chunks against their near keys pay; 0: it is not."""
+        square = self.queries == self.keys and self.offset == 0
+        if not square or self.left is None or self.right is None or self.allowed is not None:
+            return 0
+        reach = self.left + self.right
+        size = max(MIN_BAND, reach)
+        return size if self.queries >= 2 * (size + reach) else 0
+
+    @cached_property
+    def given(self) -> Tensor | None:
+        """What is hidden for another reason than distance, as a mask of four dimensions that expands to (B, H, N, M)."""
+        mask = None if self.real is None else self.real[:, None, None, :]
+        if self.allowed is None:
+            return mask
+        allowed = self.allowed[(None,) * (4 - self.allowed.ndim)]
+        return allowed if mask is None else allowed & mask
+
     @cached_property
     def dense(self) -> Tensor | None:
         """As a mask that expands to (B, H, N, M); None: everything is seen."""
-        parts = [] if self.real is None else [self.real[:, None, None, :]]
-        if self.allowed is not None:
-            parts.append(self.allowed)
-        if self.bounded:
-            queries = torch.arange(self.offset, self.offset + self.queries, device=self.device)
-            parts.append(self.near(queries[:, None], torch.arange(self.keys, device=self.device)))
-        mask = parts.pop() if parts else None
-        for part in parts:
-            mask = mask & part
-        return mask
+        if not self.bounded:
+            return self.given
+        queries = torch.arange(self.offset, self.offset + self.queries, device=self.device)
+        near = self.near(queries[:, None], torch.arange(self.keys, device=self.device))
+        return near if self.given is None else self.given & near
+
+    def bands(self, batch: int) -> Tensor:
+        """The mask of chunks of `band_size` queries against their near keys: (B * chunks, 1, band_size, band_size + left + right)."""
+        if self._bands is None:
+            size, left, right = self.band_size, self.left or 0, self.right or 0
+            queries = torch.arange(size, device=self.device)
+            keys = torch.arange(-left, size + right, device=self.device)
+            chunks = -(-self.queries // size)
+            real = self.real if self.real is not None else torch.ones(1, self.keys, dtype=torch.bool, device=self.device)
+            real = F.pad(real, (left, chunks * size - self.keys + right)).unfold(1, size + left + right, size)
+            mask = real.expand(batch, -1, -1)[:, :, None] & self.near(queries[:, None], keys)
+            self._bands = mask.flatten(0, 1)[:, None]
+        return self._bands
+
+    @cached_property
+    def block_mask(self) -> BlockMask | None:
+        """As flex attention takes it; None: everything is seen."""
+        given = self.given
+        if given is None and not self.bounded:
+            return None
+        spans = (0, 0, 0, 0) if given is None else tuple(int(size > 1) for size in given.shape)
+        batch, heads = (given.shape[axis] if given is not None and spans[axis] else None for axis in (0, 1))
+
+        def seen(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            near = self.near(query + self.offset, key)
+            if given is None:
+                return near
+            return near & given[b * spans[0], h * spans[1], query * spans[2], key * spans[3]]
+
+        return create_block_mask(seen, batch, heads, self.queries, self.keys, device=self.device or "cpu")
 
     def near(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Whether the bounds let positions `queries` see positions `keys`."""

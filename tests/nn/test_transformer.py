@@ -113,10 +113,11 @@ def test_batch_is_a_loop_over_items():
 
 
 @pytest.mark.parametrize("options", [{"conformer": True, "num_memory_tokens": 2}, {"global_cond_dim": 4, "cross_attend": True}])
-def test_recomputing_activations_changes_no_gradient(options):
+@pytest.mark.parametrize("how", ["selective", "full"])
+def test_recomputing_activations_changes_no_gradient(how, options):
     stored = transformer(**options)
     recomputed = copy.deepcopy(stored)
-    recomputed.activation_checkpointing = True
+    recomputed.activation_checkpointing = how
     x = tokens()
     inputs = {"global_cond": torch.randn(2, 4, dtype=torch.float64), "context": tokens(3)} if "global_cond_dim" in options else {}
     for model in (stored, recomputed):

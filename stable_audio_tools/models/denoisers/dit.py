@@ -6,19 +6,21 @@ B batch, C latent channels, T frames, N = T / patch_size tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.models.conditioners.routing import resize_signal
-from stable_audio_tools.nn.attention import AttentionKwargs, QKNorm
+from stable_audio_tools.nn.attention import AttentionKwargs, QKNorm, mean_of_real
+from stable_audio_tools.nn.attention_backends import Backend
 from stable_audio_tools.nn.embeddings import FourierFeatures
 from stable_audio_tools.nn.feedforward import FeedForwardKwargs
 from stable_audio_tools.nn.norms import NormKwargs
+from stable_audio_tools.nn.recompute import Recompute
 from stable_audio_tools.nn.transformer import ContinuousTransformer
 
 from .base import BaseDenoiserConfig, Denoiser, Width
@@ -26,13 +28,32 @@ from .base import BaseDenoiserConfig, Denoiser, Width
 TIMESTEP_FEATURES = 256
 
 
+def _as_a_word(value: object) -> object:
+    """True and false are from 2026, when there was one kind."""
+    return {True: "full", False: "none"}[value] if isinstance(value, bool) else value
+
+
+ActivationCheckpointing = Annotated[
+    Recompute,
+    BeforeValidator(_as_a_word),
+    Field(
+        description="computed again in the backward pass: none; selective: all but products and attention, for little compute and less "
+        "memory; full: whole blocks, for a third more compute and far less memory. true is full, false none",
+    ),
+]
+
+
 class AttentionParams(StrictModel):
     qk_norm: QKNorm = Field(default="none", description="norm of queries and keys: none, l2, ln (layer norm) or dyt (DynamicTanh)")
     differential: bool = Field(default=False, description="subtract a second attention")
     feat_scale: bool = Field(default=False, description="learned gains of the output's mean over tokens and of the rest")
+    backend: Backend = Field(
+        default="auto", description="kernel: sdpa, flash (no padding masks), flex (trains on a GPU only), or auto, which chooses"
+    )
 
     def kwargs(self) -> AttentionKwargs:
-        return {"qk_norm": self.qk_norm, "differential": self.differential, "feat_scale": self.feat_scale}
+        kwargs: AttentionKwargs = {"qk_norm": self.qk_norm, "differential": self.differential}
+        return {**kwargs, "feat_scale": self.feat_scale, "backend": self.backend}
 
 
 class FeedForwardParams(StrictModel):
@@ -106,15 +127,16 @@ class DiTParams(StrictModel):
     num_memory_tokens: NonNegativeInt = Field(default=0, description="learned tokens in front of the sequence")
     sliding_window: tuple[int, int] | None = Field(default=None, description="tokens seen on the left and right; -1: all on that side")
     causal: bool = Field(default=False, description="a token sees itself and earlier ones")
+    causal_cross_attention: bool = Field(
+        default=True, description="with causal, token i sees the first i + 1 condition tokens only, as published code does; false: all"
+    )
     remove_norms: bool = Field(default=False, description="DynamicTanh for layer norms")
     add_rope: bool = Field(default=False, description="a rotary table in each block, when rotary_pos_emb is false")
     layer_scale: bool = Field(default=False, description="learned gains of the branches, from 1e-5; they are then not zero-initialised")
     attn_kwargs: AttentionParams = Field(default_factory=AttentionParams)
     ff_kwargs: FeedForwardParams = Field(default_factory=FeedForwardParams)
     norm_kwargs: NormParams = Field(default_factory=NormParams)
-    activation_checkpointing: bool = Field(
-        default=False, description="recompute blocks in the backward pass: far less memory, a third more compute"
-    )
+    activation_checkpointing: ActivationCheckpointing = "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -183,6 +205,12 @@ class DiTParams(StrictModel):
             yield Problem(("norm_kwargs",), "has no effect: remove_norms leaves no layer norm", "remove one of the two")
         if self.mask_condition_padding and not (self.cond_token_dim or self.prepend_cond_dim):
             yield Problem(("mask_condition_padding",), "has no effect without cond_token_dim or prepend_cond_dim", "remove it")
+        elif self.mask_condition_padding and self.attn_kwargs.backend == "flash":
+            yield Problem(
+                ("attn_kwargs", "backend"), "flash takes no mask, which mask_condition_padding needs", 'set it to "auto", "sdpa" or "flex"'
+            )
+        if "causal_cross_attention" in given and not (self.causal and self.cond_token_dim):
+            yield Problem(("causal_cross_attention",), "has no effect without causal and cond_token_dim", "remove it")
 
 
 class DiTConfig(BaseDenoiserConfig):
@@ -253,6 +281,7 @@ class DiffusionTransformer(nn.Module):
             final_cross_attn_ix=params.final_cross_attn_ix,
             global_cond_dim=width if params.global_cond_type == "adaLN" else None,
             causal=params.causal,
+            causal_cross_attention=params.causal_cross_attention,
             rotary_pos_emb=params.rotary_pos_emb,
             zero_init_branch_outputs=params.zero_init_branch_outputs,
             conformer=params.conformer,
@@ -283,38 +312,43 @@ class DiffusionTransformer(nn.Module):
         prepend_cond: Tensor | None = None,
         prepend_cond_mask: Tensor | None = None,
         mask: Tensor | None = None,
+        positions: Tensor | None = None,
         exit_layer_ix: int | None = None,
         hidden: list[Tensor] | None = None,
     ) -> Tensor:
         """As `Denoiser.forward`. Features behind a layer include prepended tokens; the null of dropped ones is the zeros they are.
 
+        Args:
+            t: (B,), or (B, T) where frames differ; the frames of a patch then share the mean of theirs.
+            positions: (N,) or (B, N), where the tokens stand, also between frames; default: 0, 1, ...
+
         Raises:
-            ValueError: a condition that the config asks for is missing, or one that it has no place for is given; or T is no
-                multiple of the patch size.
+            ValueError: a condition that the config asks for is missing, or one that it has no place for is given; T is no
+                multiple of the patch size; or frames of different timesteps meet a timestep that is one prepended token.
         """
         params = self.params
         self._check(
             x, cross_attn_cond=cross_attn_cond, global_cond=global_cond, input_concat_cond=input_concat_cond, prepend_cond=prepend_cond
         )
-        timestep = self.to_timestep_embed(self.timestep_features(t))
+        timestep = self._timestep(t, x, mask)
         context = None if self.to_cond_embed is None else self.to_cond_embed(cross_attn_cond)
         vector = None if self.to_global_embed is None else self.to_global_embed(global_cond)
         if params.timestep_cond_type == "global":
-            vector = timestep if vector is None else vector + timestep
-            timestep = None
+            vector = timestep if vector is None else timestep + (vector if timestep.ndim == 2 else vector[:, None])
         in_front = [] if self.to_prepend_embed is None else [self.to_prepend_embed(prepend_cond)]
         if params.global_cond_type == "prepend" and vector is not None:
             in_front.append(vector[:, None])
             vector = None
 
         features = self.transformer(
-            self._to_tokens(x, input_concat_cond, timestep),
+            self._to_tokens(x, input_concat_cond, timestep if params.timestep_cond_type == "input_concat" else None, mask),
             context=context,
             context_mask=cross_attn_mask if params.mask_condition_padding else None,
             global_cond=vector,
             prepend_embeds=torch.cat(in_front, dim=1) if in_front else None,
             prepend_mask=self._prepend_mask(in_front, prepend_cond_mask),
             mask=None if mask is None else mask.unflatten(-1, (-1, params.patch_size)).any(dim=-1),
+            positions=positions,
             exit_layer_ix=exit_layer_ix,
             hidden=hidden,
         )
@@ -323,13 +357,32 @@ class DiffusionTransformer(nn.Module):
         out = self._from_tokens(features[:, sum(part.shape[1] for part in in_front) :])
         return out + self.postprocess_conv(out)
 
-    def _to_tokens(self, x: Tensor, input_concat_cond: Tensor | None, timestep: Tensor | None) -> Tensor:
+    def _timestep(self, t: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, E); of timesteps per frame (B, T, E) where they are input channels, else (B, N, D)."""
+        params = self.params
+        if t.ndim == 2:
+            if t.shape[1] != x.shape[-1]:
+                raise ValueError(f"timesteps for {t.shape[1]} frames, but there are {x.shape[-1]}")
+            if params.timestep_cond_type == "global" and params.global_cond_type == "prepend":
+                raise ValueError(
+                    "timesteps per frame do not fit into the one token of global_cond_type prepend; "
+                    'set "global_cond_type": "adaLN", or "timestep_cond_type": "input_concat"'
+                )
+            if params.timestep_cond_type == "global" and params.patch_size > 1:
+                t, real = (frames.unflatten(-1, (-1, params.patch_size)).flatten(0, 1) for frames in (t, _real_frames(x, mask)))
+                t = mean_of_real(t[..., None], real).reshape(x.shape[0], -1)
+        return self.to_timestep_embed(self.timestep_features(t))
+
+    def _to_tokens(self, x: Tensor, input_concat_cond: Tensor | None, timestep: Tensor | None, mask: Tensor | None) -> Tensor:
         """(B, N, channels * patch_size); in a token, all frames of a channel stand together."""
         beside = [] if input_concat_cond is None else [resize_signal(input_concat_cond, x.shape[-1])]
         if timestep is not None:
-            beside.append(timestep[:, :, None].expand(-1, -1, x.shape[-1]))
+            beside.append(timestep[:, :, None].expand(-1, -1, x.shape[-1]) if timestep.ndim == 2 else timestep.mT)
         if beside:
             x = torch.cat((x, *beside), dim=1)
+        if mask is not None and self.params.patch_size > 1:
+            # Padding may share a token with real frames.
+            x = x.masked_fill(~mask[:, None], 0)
         x = x + self.preprocess_conv(x)
         return x.unflatten(-1, (-1, self.params.patch_size)).transpose(1, 2).flatten(2)
 
@@ -363,6 +416,10 @@ class DiffusionTransformer(nn.Module):
             got = 0 if value is None else value.shape[axis]
             if got != width:
                 raise ValueError(f"{name} has width {got}, the model has {key} {width}")
+
+
+def _real_frames(x: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones_like(x[:, 0], dtype=torch.bool) if mask is None else mask
 
 
 def _mlp(dim: int, dim_out: int, *, bias: bool = False) -> nn.Sequential:
