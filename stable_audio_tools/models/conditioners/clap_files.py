@@ -24,6 +24,7 @@ from .pretrained_text import folder_config
 KEY = "clap_ckpt_path"
 EMBEDDING = 512  # width of the space that text and audio share, in every published CLAP
 SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+CONSTANTS = (".relative_position_index", ".num_batches_tracked")  # which the network knows itself
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
 TEXT_TO_AUTHORS = (
@@ -68,7 +69,7 @@ class CLAPFile:
         return cls(path, state, config or {})
 
     def load_text(self, half: nn.Module) -> None:
-        """Into `text_branch` and `text_projection`; what else the authors' checkpoint has is taken where `half` has it.
+        """Into `text_branch` and `text_projection`; what else the file has, and nothing reads, is taken where it fits.
 
         Raises:
             CheckpointError: something is missing or of another shape.
@@ -94,7 +95,10 @@ class CLAPFile:
         self._load(half, state, ("",), "set audio_model_type and enable_fusion as this CLAP was trained")
 
     def _load(self, half: nn.Module, state: Mapping[str, Tensor], needed: tuple[str, ...], fix: str) -> None:
-        wanted = {key: value for key, value in half.state_dict().items() if key.startswith(needed) or key in state}
+        present = half.state_dict()
+        needs = {key for key in present if key.startswith(needed) and not key.endswith(CONSTANTS)}
+        fits = {key for key, value in present.items() if key in state and state[key].shape == value.shape}
+        wanted = {key: present[key] for key in present if key in needs | fits}
         matched, report = match_weights({key: state[key] for key in wanted if key in state}, wanted, source=self.path)
         if report.missing or report.mismatched:
             raise bad_file(self.path, f"does not hold this half of a CLAP: {report.counts}\n{report.details}", fix)

@@ -204,12 +204,13 @@ def load_text_half(params: CLAPTextParams) -> CLAPTextHalf:
     # transformers' own default, which its folders leave out and which is not RoBERTa's
     defaults = {"layer_norm_eps": 1e-12, "type_vocab_size": 1, "vocab_size": 50265, "max_position_embeddings": 514} if given else ROBERTA
     config = transformers.RobertaConfig(**{**defaults, **known})
-    embedding = (folder_config(params.clap_ckpt_path) or {}).get("projection_dim", EMBEDDING)
+    folder = folder_config(params.clap_ckpt_path) or {}
+    audio_width = folder.get("audio_config", {}).get("hidden_size", AUDIO_WIDTHS.get(params.audio_model_type, LARGE_AUDIO_WIDTH))
     half = CLAPTextHalf(
         transformers.RobertaModel(config),
         width=config.hidden_size,
-        embedding=embedding,
-        audio_width=AUDIO_WIDTHS.get(params.audio_model_type, LARGE_AUDIO_WIDTH),
+        embedding=folder.get("projection_dim", EMBEDDING),
+        audio_width=audio_width,
     )
     if torch.get_default_device().type != "meta":
         CLAPFile.read(params.clap_ckpt_path).load_text(half)

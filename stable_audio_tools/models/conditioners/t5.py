@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
-from stable_audio_tools.configs.suggest import did_you_mean
+from stable_audio_tools.configs.suggest import closest
 
 from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, Form
 from .frozen import Encoded, FrozenTextEncoder
@@ -64,7 +64,8 @@ class T5Params(ConditionerParams):
     def _width_is_known(self) -> Self:
         known, name = self._found_width(), value_text(self.t5_model_name)
         if known is None and self.model_dim is None:
-            fix = did_you_mean(self.t5_model_name, WIDTHS) or "a local folder needs a config.json; for a hub name, set model_dim"
+            near = closest(self.t5_model_name, WIDTHS)
+            fix = f"did you mean {value_text(near)}?" if near else "a local folder needs a config.json; for a hub name, set model_dim"
             message = f"the width of {name} is not known: it is neither a published T5 nor a local folder"
             raise ConfigError([Problem((KEY,), message, fix, self.t5_model_name)])
         if known is not None and self.model_dim not in (None, known):
