@@ -80,7 +80,13 @@ class AudioLMBody(StrictModel):
         for name in conditioning.ids if conditioning else ():
             if name not in routes.tokens | routes.vectors:
                 logger.warning("the conditioner %s has no effect: none of the lm section's ids names it", value_text(name))
+        if self.lm.cross_attention_cond_ids and "causal_cross_attention" not in self.lm.config.model_fields_set:
+            logger.warning(
+                "step i attends to condition tokens 0 to i alone, as in the peer's models: the first steps hear little of a prompt; "
+                'for a new model, set "causal_cross_attention": false in lm.config'
+            )
         pretransform = sizes.build(sample_rate)
+        shared: Any = {"pretransform": pretransform, "sample_rate": sample_rate}
         global_dim = sum(conditioning.width(name) for name in self.lm.global_cond_ids) if conditioning else 0
         network = CodebookTransformer(
             LMBackbone(self.lm.config, global_cond_dim=global_dim),
@@ -90,7 +96,7 @@ class AudioLMBody(StrictModel):
         return AudioLanguageModel(
             pretransform,
             network,
-            MultiConditioner({}) if conditioning is None else conditioning.build(routes.tokens, routes.vectors),
+            MultiConditioner({}) if conditioning is None else conditioning.build(routes.tokens, routes.vectors, **shared),
             pattern=self.lm.codebook_pattern,
             pattern_options=self.lm.codebook_pattern_options,
             routes=routes,
@@ -120,6 +126,8 @@ class AudioLMBody(StrictModel):
                 elif name not in known:
                     fix = did_you_mean(name, known) or "add a conditioner of that id to conditioning.configs, or remove it here"
                     yield Problem(path, f"there is no conditioner {value_text(name)}", fix, name)
+                elif self.conditioning and (problem := self.conditioning.misrouted(name, key)):
+                    yield replace(problem, path=path)
 
     def _width_problems(self) -> Iterator[Problem]:
         for key, width_key in WIDTH_KEYS.items():

@@ -92,7 +92,7 @@ class LMParams(StrictModel):
         if self.sliding_window is not None and min(self.sliding_window) < -1:
             given = list(self.sliding_window)
             yield Problem(("sliding_window",), f"expected two numbers from -1 up, got {given}", "-1 means: all on that side")
-        if self.final_cross_attn_ix >= self.depth:
+        if cond and self.final_cross_attn_ix >= self.depth:
             message = f"final_cross_attn_ix {self.final_cross_attn_ix} is none of the {self.depth} blocks (depth), which count from 0"
             yield Problem(("final_cross_attn_ix",), message, "-1 means: all of them")
 
