@@ -51,13 +51,12 @@ class AutoencoderTrainingWrapper(TrainingModule):
         return batch[0]
 
     def reconstruct(self, model: AudioAutoencoder, audio: Tensor) -> Tensor:
-        """(B, C, T) audio through `model`."""
-        return self.strategy.reconstruct(model, audio)[0]
+        """(B, C, T) audio through `model`, which may lose some samples at the end."""
+        return self.strategy.reconstruct(model, audio)[1]
 
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> None:
         """Reconstruction losses of the sampling weights."""
-        audio = batch[0]
-        decoded, info = self.strategy.reconstruct(self.sampling_model, audio)
+        audio, decoded, info = self.strategy.reconstruct(self.sampling_model, batch[0])
         terms = self.strategy.losses(audio, decoded, info, self.train_step)
         losses = {f"val/loss_{name}": term for name, term in terms.items()}
         losses["val/loss"] = torch.stack(list(losses.values())).sum()

@@ -65,6 +65,11 @@ class AutoencoderBody(StrictModel):
         """There are tokens."""
         return self.num_quantizers > 0
 
+    @property
+    def length_multiple(self) -> int:
+        """What the number of audio samples must be a multiple of; samples beyond whole latent frames are left out."""
+        return self.encoder.length_multiple * (self.pretransform.downsampling_ratio if self.pretransform else 1)
+
     def build(self, sample_rate: int) -> AudioAutoencoder:
         """The model, weights initialised; `sample_rate` in Hz."""
         return AudioAutoencoder(

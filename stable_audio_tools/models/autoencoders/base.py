@@ -50,6 +50,11 @@ class BaseEncoderConfig(BaseCodecConfig):
     in_channels_key = "in_channels"
     out_channels_key = "latent_dim"
 
+    @property
+    def length_multiple(self) -> int:
+        """What T must be a multiple of; 1 where what exceeds whole latent frames is left out."""
+        return 1
+
 
 class BaseDecoderConfig(BaseCodecConfig):
     """A decoder: (B, in_channels, T) -> (B, out_channels, T * downsampling_ratio)."""

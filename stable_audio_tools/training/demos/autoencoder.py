@@ -42,7 +42,8 @@ class AutoencoderDemoCallback(DemoCallback):
 
 
 def _likeness(original: Tensor, reconstruction: Tensor) -> dict[str, float]:
-    """Signal-to-noise ratio in dB of a reconstruction (C, T)."""
+    """Signal-to-noise ratio in dB of a reconstruction (C, T), as far as it goes."""
+    original = original[..., : reconstruction.shape[-1]]
     error = (original - reconstruction).square().sum()
     ratio = 10 * torch.log10(original.square().sum().clamp(min=1e-12) / error.clamp(min=1e-12))
     return {"snr_db": round(float(ratio), 2)}

@@ -90,6 +90,7 @@ class MelLossConfig(StrictModel):
 class BottleneckWeights(StrictModel):
     kl: float | None = Field(None, ge=0, description="of the divergence from the standard normal; default 1e-6")
     mmd: float | None = Field(None, ge=0, description="of the maximum mean discrepancy; default 100")
+    softnorm: float | None = Field(None, ge=0, description="of softnorm's distance from mean 0 and variance 1; default 0.01")
 
 
 class BottleneckLossConfig(StrictModel):

@@ -35,6 +35,7 @@ class LossTerm:
 BOTTLENECK_TERMS = {
     "kl": LossTerm("kl", 1e-6),
     "mmd": LossTerm("mmd", 100.0),
+    "softnorm_loss": LossTerm("softnorm", 0.01),  # chosen: the peer has no loss for it; about what 1e-4 is for a VAE of 64 channels
     "quantizer_loss": LossTerm("quantizer", 1.0),
     "vq/codebook_loss": LossTerm("codebook", 1.0),
     "vq/commitment_loss": LossTerm("commitment", 0.25),

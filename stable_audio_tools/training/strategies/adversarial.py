@@ -55,12 +55,12 @@ class AdversarialReconstruction(TrainingStrategy):
 
     def _discriminator_loss(self, model: AudioAutoencoder, audio: Tensor, discriminator: Discriminator) -> LossOutput:
         with torch.no_grad():
-            decoded, _ = self.reconstruct(model, audio)
+            audio, decoded, _ = self.reconstruct(model, audio)
         loss = discriminator.discriminator_loss(audio, decoded)
         return LossOutput(loss, {"loss_discriminator": loss.detach()})
 
     def _autoencoder_loss(self, model: AudioAutoencoder, audio: Tensor, step: int, discriminator: Discriminator | None) -> LossOutput:
-        decoded, info = self.reconstruct(model, audio)
+        audio, decoded, info = self.reconstruct(model, audio)
         terms = self.losses(audio, decoded, info, step)
         if discriminator is not None:
             terms |= self._adversarial_terms(audio, decoded, discriminator)
@@ -74,14 +74,19 @@ class AdversarialReconstruction(TrainingStrategy):
             adversarial, features = discriminator.generator_loss(audio, decoded)
         return {"adversarial": weights.adversarial * adversarial, "feature_matching": weights.feature_matching * features}
 
-    def reconstruct(self, model: AudioAutoencoder, audio: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """Audio (B, C, T) to its reconstruction of the same shape and what the bottleneck said, with `latents`."""
+    def reconstruct(self, model: AudioAutoencoder, audio: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Audio (B, C, T) and its reconstruction, both cut to the shorter, and what the bottleneck said, with `latents`.
+
+        A reconstruction is shorter by what exceeds whole latent frames, and by what odd strides lose at the end.
+        """
         heard = audio.mean(dim=1, keepdim=True).expand_as(audio) if self.config.force_input_mono else audio
         latents, info = model.encode(heard, return_info=True)
         if self.config.latent_mask_ratio > 0 and model.training:
             keep = torch.rand_like(latents) >= self.config.latent_mask_ratio
             latents = latents * keep
-        return model.decode(latents)[..., : audio.shape[-1]], {**info, "latents": latents}
+        decoded = model.decode(latents)
+        length = min(audio.shape[-1], decoded.shape[-1])
+        return audio[..., :length], decoded[..., :length], {**info, "latents": latents}
 
 
 @contextmanager
