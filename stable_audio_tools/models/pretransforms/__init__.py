@@ -16,9 +16,12 @@ PRETRANSFORMS = Family("pretransform", PatchedConfig, WaveletConfig, PQMFConfig,
 
 PretransformConfig = Annotated[BasePretransformConfig, PRETRANSFORMS]
 
-# Last, because the autoencoder inside refers to the names above for a pretransform of its own.
+# Last, because the autoencoder inside refers to the names above for a pretransform of its own, and codecs are made of its parts.
+from .audiocraft_pretrained import AudiocraftPretrainedConfig  # noqa: E402
 from .autoencoder import AutoencoderPretransformConfig  # noqa: E402
+from .dac_pretrained import DACPretrainedConfig  # noqa: E402
 
-PRETRANSFORMS.register(AutoencoderPretransformConfig)
+for _member in (AutoencoderPretransformConfig, DACPretrainedConfig, AudiocraftPretrainedConfig):
+    PRETRANSFORMS.register(_member)
 
 __all__ = ["PRETRANSFORMS", "Pretransform", "PretransformConfig"]

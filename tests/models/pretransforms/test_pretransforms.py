@@ -34,7 +34,7 @@ def autoencoder(**options):
 
 
 def test_every_pretransform_has_an_example_here():
-    assert set(PRETRANSFORMS.names) == set(EXAMPLES)
+    assert set(PRETRANSFORMS.names) == set(EXAMPLES) | {"dac_pretrained", "audiocraft_pretrained"}  # they need files: see their own tests
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
