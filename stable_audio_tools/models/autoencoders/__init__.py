@@ -8,11 +8,13 @@ from stable_audio_tools.configs.base import Family
 
 from .base import BaseDecoderConfig, BaseEncoderConfig
 from .dac import DACDecoderConfig, DACEncoderConfig
+from .local_attn import LocalAttentionDecoderConfig, LocalAttentionEncoderConfig
 from .oobleck import OobleckDecoderConfig, OobleckEncoderConfig
 from .seanet import SEANetDecoderConfig, SEANetEncoderConfig
+from .taae import TAAEDecoderConfig, TAAEEncoderConfig
 
-ENCODERS = Family("encoder", OobleckEncoderConfig, DACEncoderConfig, SEANetEncoderConfig)
-DECODERS = Family("decoder", OobleckDecoderConfig, DACDecoderConfig, SEANetDecoderConfig)
+ENCODERS = Family("encoder", OobleckEncoderConfig, DACEncoderConfig, SEANetEncoderConfig, TAAEEncoderConfig, LocalAttentionEncoderConfig)
+DECODERS = Family("decoder", OobleckDecoderConfig, DACDecoderConfig, SEANetDecoderConfig, TAAEDecoderConfig, LocalAttentionDecoderConfig)
 
 EncoderConfig = Annotated[BaseEncoderConfig, ENCODERS]
 DecoderConfig = Annotated[BaseDecoderConfig, DECODERS]
