@@ -193,3 +193,39 @@ def test_norm_options_choose_what_is_learned():
 def test_it_can_be_copied():
     model, x = transformer(num_memory_tokens=2, conformer=True), tokens()
     torch.testing.assert_close(copy.deepcopy(model)(x), model(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"rotary_pos_emb": False, "add_rope": True}], ids=["rotary", "rope of the blocks"])
+@pytest.mark.parametrize("how", ["none", "full"])
+def test_rotary_tables_are_made_once_for_all_blocks(options, how):
+    """Also where the backward pass runs the blocks again."""
+    model, made = transformer(depth=3, activation_checkpointing=how, **options), []
+    for module in model.modules():
+        if isinstance(module, RotaryEmbedding):
+            module.register_forward_hook(lambda *_: made.append(1))
+    model(tokens()).sum().backward()
+    assert len(made) == 1
+
+
+def test_a_block_by_itself_uses_its_own_rope():
+    block = TransformerBlock(16, dim_heads=8, add_rope=True, zero_init_branch_outputs=False).double()
+    x = tokens()
+    torch.testing.assert_close(block(x), block(x, rotary=RotaryEmbedding(4)(6)))
+    assert not torch.allclose(block(x.flip(1)).flip(1), block(x))
+
+
+def test_a_causal_context_is_seen_up_to_each_position_unless_all_of_it_is_wanted():
+    x, context = tokens(), tokens(4)
+    later = context.clone()
+    later[:, 2:] += 1
+    torch.manual_seed(0)
+    model = transformer(causal=True, cross_attend=True, cond_token_dim=16)
+    moved = (model(x, context=later) - model(x, context=context)).abs().amax(dim=(0, 2)) > 1e-12
+    assert moved.tolist() == [False, False, True, True, True, True]
+    model = transformer(causal=True, cross_attend=True, cond_token_dim=16, causal_cross_attention=False)
+    assert ((model(x, context=later) - model(x, context=context)).abs().amax(dim=(0, 2)) > 1e-12).all()
+
+
+def test_a_context_where_there_is_no_cross_attention_is_refused():
+    with pytest.raises(ValueError, match="a context is given exactly when the transformer was made with cross_attend"):
+        transformer()(tokens(), context=tokens(3))
