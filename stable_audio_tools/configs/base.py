@@ -128,7 +128,7 @@ class Family:
 
 
 def _dump(member: StrictModel) -> dict[str, Any]:
-    return member.model_dump(mode="json", exclude_unset=True)
+    return member.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
 
 def tags(member: type[BaseModel], key: str) -> tuple[str, ...]:

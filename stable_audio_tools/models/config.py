@@ -26,6 +26,10 @@ from .unconditional_diffusion import UnconditionalDiffusion
 MAX_AUDIO_CHANNELS = 2
 
 
+def _frames_and_ratio(key: str, frames: int, ratio: int) -> str:
+    return f"{key} {frames}" if ratio == 1 else f"the pretransform's downsampling ratio {ratio} x {key} {frames}"
+
+
 class BaseModelConfig(StrictModel):
     """The top level of every model config."""
 
@@ -55,7 +59,7 @@ class BaseModelConfig(StrictModel):
             message = f"sample_size {self.sample_size} is no multiple of {multiple} ({why})"
             yield Problem(("sample_size",), message, f"nearest: {nearest}", self.sample_size)
         elif self.sample_size < least:
-            message = f"sample_size {self.sample_size} is shorter than the network can take, {least}"
+            message = f"sample_size {self.sample_size} is shorter than the model can take, {least}"
             yield Problem(("sample_size",), message, f"nearest: {least}", self.sample_size)
         channels = self._audio_channels()
         if channels and self.audio_channels not in channels.values():
@@ -86,7 +90,10 @@ class AutoencoderModel(BaseModelConfig):
         return self.model.build(self.sample_rate)
 
     def _sample_multiple(self) -> tuple[int, str]:
-        return self.model.downsampling_ratio, "model.downsampling_ratio"
+        return self.model.length_multiple, "what model.encoder and model.pretransform take"
+
+    def _least_samples(self) -> int:
+        return self.model.downsampling_ratio
 
     def _audio_channels(self) -> dict[str, int]:
         return {"in_channels": self.model.in_channels, "out_channels": self.model.out_channels}
@@ -103,7 +110,7 @@ class BaseDiffusionCondModel(BaseModelConfig):
     def _sample_multiple(self) -> tuple[int, str]:
         key, frames = self.model.diffusion.frame_multiple
         ratio = self.model.downsampling_ratio
-        return ratio * frames, f"the pretransform's downsampling ratio {ratio} x {key} {frames}"
+        return ratio * frames, _frames_and_ratio(key, frames, ratio)
 
     def _audio_channels(self) -> dict[str, int]:
         return {} if self.model.pretransform is None else {"the pretransform's io_channels": self.model.pretransform.io_channels}
@@ -152,7 +159,7 @@ class DiffusionUncondModel(BaseModelConfig):
     def _sample_multiple(self) -> tuple[int, str]:
         key, frames = self.model.frame_multiple
         ratio = self.model.downsampling_ratio
-        return ratio * frames, f"{key} {frames}" if ratio == 1 else f"the pretransform's downsampling ratio {ratio} x {key} {frames}"
+        return ratio * frames, _frames_and_ratio(key, frames, ratio)
 
     def _least_samples(self) -> int:
         return self.model.downsampling_ratio * self.model.min_frames
@@ -173,16 +180,13 @@ class DiffusionAutoencoderModel(BaseModelConfig):
 
     def _sample_multiple(self) -> tuple[int, str]:
         body = self.model
-        key, frames = body.diffusion.frame_multiple
-        reason = f"latent frames of {body.frame_ratio} and {key} {frames}"
-        if body.pretransform is not None:
-            reason += f", times the pretransform's downsampling ratio {body.pretransform_ratio}"
-        return body.frame_multiple * body.pretransform_ratio, reason
+        reason = _frames_and_ratio(*body.diffusion.frame_multiple, body.pretransform_ratio)
+        if body.encoder is not None and body.encoder.length_multiple > 1:
+            reason += f", and the encoder's {body.encoder.ratio_key} {body.encoder.length_multiple}"
+        return body.length_multiple, reason
 
     def _least_samples(self) -> int:
-        multiple, _ = self._sample_multiple()
-        least = self.model.diffusion.min_frames * self.model.pretransform_ratio
-        return -(-least // multiple) * multiple
+        return self.model.min_samples
 
     def _audio_channels(self) -> dict[str, int]:
         name, channels = self.model.audio_channels

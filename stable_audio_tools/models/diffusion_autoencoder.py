@@ -67,8 +67,20 @@ class DiffusionAutoencoderBody(StrictModel):
 
     @property
     def frame_multiple(self) -> int:
-        """What a number of the network's frames must be a multiple of."""
+        """Numbers of the network's frames that come back from `decode` as they went into `encode` are multiples of it."""
         return math.lcm(self.frame_ratio, self.diffusion.frame_multiple[1])
+
+    @property
+    def length_multiple(self) -> int:
+        """What a number of audio samples must be a multiple of; samples beyond whole latent frames are left out."""
+        encoder = 1 if self.encoder is None else self.encoder.length_multiple
+        return math.lcm(encoder, self.diffusion.frame_multiple[1]) * self.pretransform_ratio
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest audio: what the network takes, and one latent frame."""
+        shortest = max(self.diffusion.min_frames, 1 if self.encoder is None else self.frame_ratio) * self.pretransform_ratio
+        return -(-shortest // self.length_multiple) * self.length_multiple
 
     @property
     def audio_channels(self) -> tuple[str, int]:

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from stable_audio_tools.configs.errors import ConfigError
+from stable_audio_tools.configs.published import PUBLISHED
 from stable_audio_tools.models.config import AutoencoderModel, DiffusionCondInpaintModel, DiffusionCondModel
+from stable_audio_tools.models.denoisers import DENOISERS, DIFFAE_DENOISERS, UNCOND_DENOISERS
 from stable_audio_tools.models.factory import (
     create_bottleneck_from_config,
     create_model_from_config,
@@ -192,7 +194,7 @@ def test_inpainting_models_take_the_inpainting_inputs():
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("sample_size", 1001, "sample_size 1001 is no multiple of 8 (model.downsampling_ratio)"),
+        ("sample_size", 7, "sample_size 7 is shorter than the model can take, 8"),
         ("audio_channels", 1, "audio_channels is 1, but the model has in_channels 2 and out_channels 2"),
         ("model.io_channels", 1, "in_channels"),
     ],
@@ -213,10 +215,95 @@ def test_a_good_config_is_built_and_kept_as_it_is():
     assert isinstance(parse_model_config(autoencoder()), AutoencoderModel)
 
 
-def test_models_build_on_the_meta_device():
+ADP = {"in_channels": 2, "channels": 8, "multipliers": [1, 2], "factors": [2], "num_blocks": [1], "attentions": [0, 0], "resnet_groups": 4}
+DAU = {"io_channels": 2, "depth": 2, "n_attn_layers": 1, "channels": [32, 32], "strides": [2]}
+TINY_DIT = {"embed_dim": 32, "depth": 1, "num_heads": 1}
+UNCONDITIONAL = {"adp_uncond_1d": ADP, "DAU1d": DAU, "dit": {"in_channels": 2, **TINY_DIT}}
+DECODERS = {
+    "adp_1d": {**ADP, "context_channels": [4]},
+    "DAU1d": {**DAU, "cond_dim": 4},
+    "dit": {"io_channels": 2, "input_concat_dim": 4, **TINY_DIT},
+}
+CONDITIONAL = {
+    "adp_1d": ADP,
+    "adp_cfg_1d": {**ADP, "context_embedding_features": 8, "context_embedding_max_length": 4},
+    "dit": {"io_channels": 2, **TINY_DIT},
+}
+
+
+def unconditional(network):
+    model = {"type": network, "config": deepcopy(UNCONDITIONAL[network])}
+    return {"model_type": "diffusion_uncond", "sample_rate": 8000, "sample_size": 1024, "model": model}
+
+
+def diffusion_autoencoder(network):
+    root = autoencoder()
+    del root["model"]["decoder"]
+    root["model"]["diffusion"] = {"type": network, "config": deepcopy(DECODERS[network])}
+    return {**root, "model_type": "diffusion_autoencoder"}
+
+
+def conditional(network):
+    """Without conditioners; what guidance needs is there, and idle."""
+    model = {"io_channels": 2, "diffusion": {"type": network, "config": deepcopy(CONDITIONAL[network])}}
+    if network == "adp_cfg_1d":
+        model["conditioning"] = {"cond_dim": 8, "configs": [deepcopy(SECONDS)]}
+        model["diffusion"]["cross_attention_cond_ids"] = ["seconds"]
+    return {"model_type": "diffusion_cond", "sample_rate": 8000, "sample_size": 1024, "model": model}
+
+
+def language_model():
+    quantised = autoencoder()["model"] | {"bottleneck": {"type": "rvq", "config": {"dim": 4, "num_quantizers": 2, "codebook_size": 16}}}
+    quantised["encoder"]["config"]["latent_dim"] = 4
+    return {
+        "model_type": "lm",
+        "sample_rate": 8000,
+        "sample_size": 1024,
+        "model": {
+            "pretransform": {"type": "autoencoder", "config": quantised},
+            "lm": {"type": "continuous_transformer", "codebook_pattern": "delay", "config": {"embed_dim": 32, "depth": 1, "num_heads": 1}},
+        },
+    }
+
+
+DOCUMENTS = {
+    "autoencoder": autoencoder(),
+    "diffusion_cond": document(),
+    "diffusion_cond_inpaint": changed("model_type", "diffusion_cond_inpaint"),
+    "lm": language_model(),
+    **{f"diffusion_uncond {network}": unconditional(network) for network in UNCONDITIONAL},
+    **{f"diffusion_autoencoder {network}": diffusion_autoencoder(network) for network in DECODERS},
+    **{f"diffusion_cond {network}": conditional(network) for network in CONDITIONAL},
+}
+
+
+def test_every_model_type_and_every_network_has_a_document_here():
+    types = {data["model_type"] for data in DOCUMENTS.values()}
+    assert types == PUBLISHED["model type"]
+    for family, known in ((UNCOND_DENOISERS, UNCONDITIONAL), (DIFFAE_DENOISERS, DECODERS), (DENOISERS, CONDITIONAL)):
+        assert set(family.names) == set(known)
+
+
+@pytest.mark.parametrize("data", DOCUMENTS.values(), ids=DOCUMENTS.keys())
+def test_a_document_is_a_model_on_any_device_and_the_model_s_config_is_the_document(data):
+    before = deepcopy(data)
+    config = parse_model_config(data)
+    assert config.model_dump(mode="json", exclude_unset=True) == data == before
     with torch.device("meta"):
-        model = create_model_from_config(document())
-    assert all(parameter.is_meta for parameter in model.parameters())
+        empty = create_model_from_config(data)
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    first, second = create_model_from_config(data), config.build()
+    second.load_state_dict(first.state_dict())
+    shapes = [{key: value.shape for key, value in model.state_dict().items()} for model in (empty, first, second)]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+@pytest.mark.parametrize("network", ["dit", "adp_1d"])
+def test_a_conditional_model_without_conditioning_works(network):
+    model = create_model_from_config(conditional(network)).eval()
+    x, t = torch.randn(2, 2, 64), torch.tensor([0.2, 0.8])
+    assert model(x, t, model.conditioner([{}, {}], "cpu")).shape == x.shape
+    assert model.state_dict().keys() == {key for key in model.state_dict() if key.startswith("model.")}
 
 
 def test_files(tmp_path):

@@ -54,12 +54,6 @@ def test_a_dit_may_follow_another_objective():
     assert create_model_from_config(config(dit(diffusion_objective="rectified_flow"))).diffusion_objective == "rectified_flow"
 
 
-def test_in_channels_is_also_known_as_io_channels():
-    other = {**DIT["config"], "io_channels": 2}
-    del other["in_channels"]
-    assert parse_model_config(config({"type": "dit", "config": other})).model.io_channels == 2
-
-
 def test_every_weight_learns():
     model = create_model_from_config(config())
     for parameter in model.parameters():
@@ -73,7 +67,7 @@ def test_every_weight_learns():
     [
         (config(sample_size=510), ["sample_size", "510 is no multiple of 4 (patch_size 4)", "nearest: 508 or 512"]),
         (config(DAU, sample_size=510), ["510 is no multiple of 4 (product of strides 4)", "nearest: 508 or 512"]),
-        (config(DAU, sample_size=8), ["sample_size 8 is shorter than the network can take, 12", "nearest: 12"]),
+        (config(DAU, sample_size=8), ["sample_size 8 is shorter than the model can take, 12", "nearest: 12"]),
         (config(DAU, sample_size=9), ["sample_size 9 is no multiple of 4", "nearest: 12"]),
         (
             config({**dit(in_channels=4), "pretransform": PATCHED}, audio_channels=1),
@@ -85,7 +79,11 @@ def test_every_weight_learns():
             ["sample_size 516 is no multiple of 8 (the pretransform's downsampling ratio 2 x patch_size 4)"],
         ),
         (config(dit(in_channels=1)), ["audio_channels is 2, but the model has in_channels 1", "set audio_channels to 1"]),
-        (config({"type": "dit", "config": {"embed_dim": 32, "num_heads": 1}}), ["model.config", 'missing key "in_channels"']),
+        (
+            config({"type": "dit", "config": {"embed_dim": 32, "num_heads": 1}}),
+            ["model.config", 'missing key "in_channels"', "a whole number"],
+        ),
+        (config(dit(in_chanels=2)), ['unknown key "in_chanels"', "in_channels"]),
         (config(dit(cond_token_dim=8)), ["model.config.cond_token_dim", "a diffusion_uncond model has no such conditions", "set it to 0"]),
         (config(dit(global_cond_dim=8)), ["model.config.global_cond_dim"]),
         (config(dit(prepend_cond_dim=8)), ["model.config.prepend_cond_dim"]),

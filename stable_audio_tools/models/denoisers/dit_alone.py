@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
@@ -16,8 +16,7 @@ OBJECTIVE = "the noise path; the peer trains v whatever this says, so its checkp
 
 
 class UnconditionalDiTParams(DiTParams):
-    # The peer's name. Elsewhere a DiT has io_channels, which is taken too.
-    io_channels: PositiveInt = Field(validation_alias=AliasChoices("in_channels", "io_channels"), description="channels in and out")
+    io_channels: PositiveInt = Field(alias="in_channels", description="channels in and out")
     diffusion_objective: ObjectiveName = Field(default="v", description=OBJECTIVE)
 
     @model_validator(mode="after")
