@@ -105,6 +105,13 @@ def test_ids_without_conditioners_are_refused():
     assert "conditioning.configs" in problem["fix"]
 
 
+def test_a_signal_cannot_go_as_tokens():
+    config = routed("prepend")
+    signal = {"use_model_pretransform": True, "sample_rate": 8000, "output_dim": 16}
+    config["model"]["conditioning"]["configs"][0] = {"id": "prompt", "type": "pretransform", "config": signal}
+    assert "model.lm.prepend_cond_ids[0]" in problems(config)
+
+
 @pytest.mark.parametrize(
     ("config", "path", "fix"),
     [
