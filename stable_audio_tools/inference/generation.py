@@ -37,7 +37,7 @@ def generate_diffusion_cond(
     steps: int = 250,
     cfg_scale: float = 6.0,
     *,
-    scale_phi: float = 0.0,
+    scale_phi: float | None = None,
     cfg_interval: Interval = EVERYWHERE,
     conditioning: Metadata | None = None,
     conditioning_tensors: Conditions | None = None,
@@ -60,7 +60,8 @@ def generate_diffusion_cond(
     Args:
         steps: sampler steps, on the schedule that training and demos use (`diffusion.grids.schedule`).
         cfg_scale: classifier-free guidance; 1 is none.
-        scale_phi: share, 0 to 1, of bringing the guided prediction back to the conditional one's standard deviation.
+        scale_phi: share, 0 to 1, of bringing the guided prediction back to the conditional one's standard deviation;
+            default the network's own, which is 0 but for adp_cfg_1d.
         cfg_interval: noise levels (sigma) between which guidance acts.
         conditioning: metadata of each item, such as `{"prompt": "a bell", "seconds_total": 3}`; one entry is used for all items.
         conditioning_tensors: instead of `conditioning`, what `model.conditioner` made of it.
@@ -102,7 +103,8 @@ def generate_diffusion_cond(
         negative = None
         if negative_conditioning is not None or negative_conditioning_tensors is not None:
             negative = _conditions(model, negative_conditioning, negative_conditioning_tensors, batch_size, "negative_conditioning")
-        guidance = {"cfg_scale": cfg_scale, "negative_cond": negative, "scale_phi": scale_phi, "cfg_interval": cfg_interval}
+        guidance = {"cfg_scale": cfg_scale, "negative_cond": negative, "cfg_interval": cfg_interval}
+        guidance |= {"scale_phi": scale_phi, "rescale_cfg": True}
         field = _field(model, conditions, guidance, cfgpp=sampler.cfgpp)
         generators = [generator_for(*stream) for stream in streams]
         x = noise_like(parameter.new_empty(batch_size, model.io_channels, frames), generators)

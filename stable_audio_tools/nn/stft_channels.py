@@ -1,6 +1,6 @@
 """Signals as channels of a short-time Fourier transform and back, for networks that work on spectrograms.
 
-B batch, C channels, T samples, F = num_fft // 2 + 1 frequencies, L = T // hop_length + 1 frames.
+B batch, C channels, T samples, F = num_fft // 2 + 1 frequencies, L frames.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ class STFTChannels(nn.Module):
     def channels(self) -> int:
         """Channels that one channel becomes."""
         return 2 * (self.num_fft // 2 + 1)
+
+    def frames(self, length: int) -> int:
+        """L of a signal of `length` samples."""
+        return 1 + (length - self.num_fft % 2) // self.hop_length
 
     def encode(self, wave: Tensor) -> Tensor:
         """(B, C, T) to (B, 2 C F, L): the first part of all channels, then the second.

@@ -114,9 +114,7 @@ def test_dropout_is_by_item(model):
     assert (kept ^ lost).all() and 30 < kept.sum() < 60
 
 
-@pytest.mark.parametrize("route", ["cross-attention", "global token", "global adaLN", "input concatenation"])
-def test_a_negative_prompt_takes_the_place_of_the_null(route):
-    model = build(*ROUTES[route])
+def test_a_negative_prompt_is_taken_on_every_route(model):
     x, t = noisy()
     cond, negative = conditions(model), conditions(model, ["noise", "hiss"])
     plain, other = model(x, t, cond), model(x, t, negative)
@@ -142,6 +140,38 @@ def test_durations_stay_when_the_text_is_dropped():
         torch.testing.assert_close(dropped["global_cond"][:, :WIDTH], kept)
         torch.testing.assert_close(dropped["global_cond"][:, WIDTH:], cond["prompt"].null.expand(2, -1))
         assert dropped["cross_attn_cond"].eq(0).all()
+
+
+@pytest.mark.parametrize("ids", ["global_cond_ids", "input_concat_ids", "cross_attention_cond_ids", "prepend_cond_ids"])
+def test_a_negative_may_be_a_number_on_any_route(ids):
+    """Also where guidance could not leave the number out."""
+    width = {
+        "global_cond_ids": "global_cond_dim",
+        "input_concat_ids": "input_concat_dim",
+        "cross_attention_cond_ids": "cond_token_dim",
+        "prepend_cond_ids": "prepend_cond_dim",
+    }[ids]
+    model = build({ids: ["seconds"]}, {width: WIDTH}, conditioners=[SECONDS])
+    x, t = noisy()
+    cond, negative = conditions(model, seconds=1), conditions(model, seconds=9)
+    plain, other = model(x, t, cond), model(x, t, negative)
+    assert (plain - other).abs().max() > 1e-4
+    for batch_cfg in (True, False):
+        got = model(x, t, cond, cfg_scale=2.0, negative_cond=negative, batch_cfg=batch_cfg)
+        torch.testing.assert_close(got, other + 2 * (plain - other), rtol=1e-4, atol=1e-4)
+
+
+def test_a_negative_keeps_the_audio_to_inpaint_and_names_all_else():
+    ids = {"cross_attention_cond_ids": ["prompt"], "input_concat_ids": ["inpaint_mask", "inpaint_masked_input"]}
+    model = build(ids, {"cond_token_dim": WIDTH, "input_concat_dim": 1 + 4})
+    x, t = noisy()
+    kept = {"inpaint_mask": [torch.ones(2, 1, 16)], "inpaint_masked_input": [torch.randn(2, 4, 16)]}
+    cond, negative = {**conditions(model), **kept}, conditions(model, ["noise", "hiss"])
+    got = model(x, t, cond, cfg_scale=2.0, negative_cond=negative)
+    other = model(x, t, {**negative, **kept})
+    torch.testing.assert_close(got, other + 2 * (model(x, t, cond) - other), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="there is no condition 'prompt', which the model takes by cross_attention_cond_ids"):
+        model(x, t, cond, cfg_scale=2.0, negative_cond=kept)
 
 
 def test_guidance_of_what_cannot_be_left_out_is_reported_once(caplog):

@@ -178,11 +178,14 @@ class ADPCFGDenoiser(ADPDenoiser):
     def _context(
         self, t: Tensor, tokens: Tensor | None, mask: Tensor | None, dropped: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        if tokens is None or self.model.to_time_embedding is None:
+        if tokens is None:
+            return tokens, mask
+        null = self.model.null(tokens.shape[1] + self.model.params.use_xattn_time)
+        if self.model.to_time_embedding is None:
             return tokens, mask
         timestep = self.model.to_time_embedding(t).to(tokens.dtype)
         if dropped is not None:
-            timestep = torch.where(dropped[:, None], self.model.null(tokens.shape[1] + 1)[-1].to(tokens.dtype), timestep)
+            timestep = torch.where(dropped[:, None], null[-1].to(tokens.dtype), timestep)
         return torch.cat((tokens, timestep[:, None]), dim=1), None if mask is None else F.pad(mask, (0, 1), value=True)
 
 

@@ -180,14 +180,23 @@ class ADPParams(StrictModel):
         keys = ("stft_num_fft", "stft_hop_length", "stft_window_length", "stft_length", "stft_use_complex")
         if self.use_stft and self.stft_num_fft is None:
             yield Problem(("stft_num_fft",), "use_stft needs stft_num_fft", "give the number of samples of a frame")
-        if self.use_stft and (self.stft_window_length or 0) > (self.stft_num_fft or math.inf):
-            message = f"stft_window_length {self.stft_window_length} exceeds stft_num_fft {self.stft_num_fft}"
-            yield Problem(("stft_window_length",), message, "make it smaller")
+        elif self.use_stft and self.stft_num_fft:
+            yield from self._frame_problems(self.stft_num_fft)
         if self.use_stft_context and not (self.use_stft and self.beside[0]):
             yield Problem(("use_stft_context",), "has no effect without use_stft and context_channels at the top", "remove it")
         for key in keys:
             if not self.use_stft and key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default:
                 yield Problem((key,), "has no effect without use_stft", "remove it, or set use_stft true")
+
+    def _frame_problems(self, num_fft: int) -> Iterator[Problem]:
+        window, hop = self.stft_window_length or num_fft, self.stft_hop_length or num_fft // 4
+        reach = (num_fft - window) // 2 + window - num_fft // 2  # samples from the middle of the last frame to the window's end
+        most = min(reach + 1 - num_fft % 2, window - 1)  # a window begins with a zero
+        if window > num_fft:
+            yield Problem(("stft_window_length",), f"stft_window_length {window} exceeds stft_num_fft {num_fft}", f"at most {num_fft}")
+        elif not 0 < hop <= most:
+            message = f"windows of {window} samples every {hop} do not cover a signal to its end"
+            yield Problem(("stft_hop_length",), message, f"at most {most}, or longer windows")
 
 
 class ADPUNet(nn.Module):
@@ -286,7 +295,7 @@ class ADPUNet(nn.Module):
 
     def frames(self, length: int) -> int:
         """Frames that the levels see of a signal of `length` samples, before padding."""
-        return length if self.stft is None else length // self.stft.hop_length + 1
+        return length if self.stft is None else self.stft.frames(length)
 
     def _at_top(self, x: Tensor, signal: Tensor | None) -> Tensor:
         """What enters at the top; spectrograms are padded by silence to a length that the levels can divide."""
