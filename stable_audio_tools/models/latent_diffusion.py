@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
@@ -91,18 +92,8 @@ class ConditionedDiffusionBody(StrictModel):
                 elif name not in known and name not in INPAINT_IDS:
                     fix = did_you_mean(name, known) or "add a conditioner of that id to conditioning.configs, or remove it here"
                     yield Problem(path, f"there is no conditioner {value_text(name)}", fix, name)
-                elif name in known and (why := self._misrouted(name, key)):
-                    yield Problem(path, f"{value_text(name)} {why[0]}", why[1], name)
-
-    def _misrouted(self, name: str, key: str) -> tuple[str, str] | None:
-        """Why a condition cannot go this way, and what to do; None: it can."""
-        assert self.conditioning is not None
-        form, by_tokens = self.conditioning.form(name), key in ("cross_attention_cond_ids", "prepend_cond_ids")
-        if form == "tokens" and not by_tokens:
-            return "is made of tokens, not of one vector", "move it to cross_attention_cond_ids or prepend_cond_ids"
-        if form == "signal" and key != "input_concat_ids":
-            return "is a signal over time", "move it to input_concat_ids"
-        return None
+                elif self.conditioning and name in known and (problem := self.conditioning.misrouted(name, key)):
+                    yield replace(problem, path=path)
 
     def _width_problems(self) -> Iterator[Problem]:
         stated = self.diffusion.widths()

@@ -42,6 +42,9 @@ ConditionerConfig = Annotated[BaseConditionerConfig, CONDITIONERS]
 INPAINT_IDS = ("inpaint_mask", "inpaint_masked_input")
 """Conditions that training and generation add themselves, from the audio."""
 
+TOKEN_KEYS = ("cross_attention_cond_ids", "prepend_cond_ids")
+"""The routes that take tokens, by the keys that name their conditions."""
+
 
 class ConditioningConfig(StrictModel):
     """Which metadata condition a model, and as what."""
@@ -70,6 +73,17 @@ class ConditioningConfig(StrictModel):
     def form(self, name: str) -> Form | None:
         """What the conditioner of that id makes; None: whatever the finished tensors in the metadata are."""
         return None if name in self.pre_encoded_keys else next(config for config in self.configs if config.id == name).form
+
+    def misrouted(self, name: str, key: str) -> Problem | None:
+        """Why the condition of that id cannot go by the route of that key, such as "global_cond_ids"; None: it can."""
+        form = self.form(name)
+        if form == "tokens" and key not in TOKEN_KEYS:
+            what, fix = "is made of tokens, not of one vector", f"move it to {' or '.join(TOKEN_KEYS)}"
+        elif form == "signal" and key != "input_concat_ids":
+            what, fix = "is a signal over time", "move it to input_concat_ids, where the model has that"
+        else:
+            return None
+        return Problem((key,), f"{value_text(name)} {what}", fix, name)
 
     def build(
         self,
