@@ -146,9 +146,10 @@ class PhonemeConditioner(Conditioner):
 
     def parse(self, value: Any) -> Tensor:
         """(N,) rows of the table, at least one."""
-        phonemes = value if isinstance(value, (list, tuple)) else self._spell()(parse_text(value))
-        if not all(isinstance(phoneme, str) for phoneme in phonemes):
+        listed = isinstance(value, (list, tuple)) and all(isinstance(phoneme, str) for phoneme in value)
+        if not (listed or isinstance(value, str)):
             raise ValueError(f"expected text or a list of phonemes, got {value_text(value)}")
+        phonemes = value if listed else self._spell()(value)
         if len(phonemes) > self.max_length and not self.reported:
             logger.warning("%s has %d phonemes; the first %d are read (max_length)", value_text(value), len(phonemes), self.max_length)
             self.reported = True
