@@ -27,5 +27,7 @@ def in_full_precision(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor
     """`function(x)` in at least float32, under autocast too, returned in the dtype of `x`."""
     device = x.device.type
     full = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    # On CUDA a float32 convolution is one of TF32 unless a global switch says otherwise: 10 bits of mantissa, and 60 dB.
+    least = torch.float64 if x.is_cuda else torch.float32
     with full:
-        return function(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+        return function(x.to(torch.promote_types(x.dtype, least))).to(x.dtype)

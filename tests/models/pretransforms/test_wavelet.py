@@ -92,6 +92,15 @@ def test_filters_stay_exact_in_half_precision_and_copies():
     torch.testing.assert_close(module.decode(latents.double()).float(), audio.float(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.gpu
+def test_a_gpu_reconstructs_as_exactly_whatever_its_fast_formats():
+    module = wavelet("bior6.8", levels=3).cuda()
+    audio = torch.randn(2, 1, 4096, device="cuda")
+    latents = module.encode(audio)
+    torch.testing.assert_close(latents.cpu(), wavelet("bior6.8", levels=3).encode(audio.cpu()), atol=1e-5, rtol=0)
+    torch.testing.assert_close(module.decode(latents), audio, atol=1e-5, rtol=0)
+
+
 def test_audio_shorter_than_the_filters_is_refused():
     module = wavelet("bior2.2", levels=3)
     with pytest.raises(ValueError, match="8 samples are too few for 3 levels of this wavelet: pad them to more than 8"):
