@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
@@ -129,23 +130,23 @@ def _list_problems(key: str, values: tuple[int, ...], length: int, what: str) ->
         yield Problem((key,), f"{list(values)} is not in ascending order", f"sorted: {sorted(values)}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PatternTable:
     """A pattern over T frames.
 
-    step_of: the step of each token, K rows of T.
+    step_of: the step of each token, (K, T) int64.
     num_steps: S of the whole sequence, which generation makes.
     trained_steps: S of the sequence that training sees: as many steps are cut off as the last of the layout lags behind the last frame,
         as with the models of arXiv:2306.05284. Tokens of later steps are not trained.
     """
 
-    step_of: tuple[tuple[int, ...], ...]
+    step_of: np.ndarray
     num_steps: int
     trained_steps: int
 
     def first_step(self, frame: int) -> int:
         """The first step that predicts a token of `frame`."""
-        return min(row[frame] for row in self.step_of)
+        return int(self.step_of[:, frame].min())
 
     def build(self, codes: Tensor, special: int, *, trained: bool = False) -> tuple[Tensor, Tensor]:
         """Tokens (B, K, T) as a sequence (B, K, S), `special` where it has none, and the bool mask (K, S) of where it has some."""
@@ -174,7 +175,7 @@ class PatternTable:
         return logits[:, codebook, table.clamp(max=steps) - 1].masked_fill(~there[None, :, :, None], float("nan")), there
 
     def _table(self, device: torch.device) -> Tensor:
-        return torch.tensor(self.step_of, device=device)
+        return torch.from_numpy(self.step_of).to(device)
 
 
 @lru_cache(maxsize=64)
@@ -187,10 +188,10 @@ def pattern_table(name: PatternName, options: PatternOptions, codebooks: int, fr
     if frames < 1:
         raise ValueError(f"a pattern needs at least one frame, got {frames}")
     layout = PATTERNS[name].layout(options, codebooks, frames)
-    rows = [[0] * frames for _ in range(codebooks)]
+    step_of = np.zeros((codebooks, frames), dtype=np.int64)
     for index, step in enumerate(layout):
         for frame, codebook in step:
             if frame < frames:
-                rows[codebook][frame] = index
+                step_of[codebook, frame] = index
     beyond = max(frame for step in layout for frame, _ in step) + 1 - frames
-    return PatternTable(tuple(map(tuple, rows)), len(layout), len(layout) - beyond)
+    return PatternTable(step_of, len(layout), len(layout) - beyond)
