@@ -172,6 +172,19 @@ def test_long_audio_in_chunks(data):
     assert model.decode_audio(latents, chunked=True, chunk_size=16, overlap=8, steps=1).shape == audio.shape
 
 
+def test_tokens_are_decoded_like_the_latents_they_stand_for():
+    quantiser = {"type": "rvq", "config": {"dim": 6, "num_quantizers": 2, "codebook_size": 8}}
+    model = create_model_from_config(config(bottleneck=quantiser)).eval()
+    audio = torch.randn(1, 2, 64)
+    tokens = model.tokenize(audio)
+    assert tokens.shape == (1, 2, 8)
+    decoded = []
+    for decode, given in ((model.decode_tokens, tokens), (model.decode, model.encode(audio))):
+        torch.manual_seed(4)
+        decoded.append(decode(given))
+    torch.testing.assert_close(*decoded, rtol=1e-4, atol=1e-4)
+
+
 def test_without_an_encoder_latents_come_from_elsewhere():
     model = create_model_from_config(config(encoder=None)).eval()
     assert model.decode(torch.randn(1, 6, 8), steps=1).shape == (1, 2, 64)

@@ -8,6 +8,10 @@ import torch
 
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.configs.published import PUBLISHED
+from stable_audio_tools.models.autoencoders import DECODERS as DECODERS_OF_LATENTS
+from stable_audio_tools.models.autoencoders import ENCODERS
+from stable_audio_tools.models.bottlenecks import BOTTLENECKS
+from stable_audio_tools.models.conditioners import CONDITIONERS
 from stable_audio_tools.models.config import AutoencoderModel, DiffusionCondInpaintModel, DiffusionCondModel
 from stable_audio_tools.models.denoisers import DENOISERS, DIFFAE_DENOISERS, UNCOND_DENOISERS
 from stable_audio_tools.models.factory import (
@@ -18,6 +22,7 @@ from stable_audio_tools.models.factory import (
     load_model_config,
     parse_model_config,
 )
+from stable_audio_tools.models.pretransforms import PRETRANSFORMS
 
 BYTES = {"id": "prompt", "type": "bytes", "config": {"output_dim": 24}}
 SECONDS = {"id": "seconds", "type": "number", "config": {"max_val": 10.0}}
@@ -296,6 +301,13 @@ def test_a_document_is_a_model_on_any_device_and_the_model_s_config_is_the_docum
     second.load_state_dict(first.state_dict())
     shapes = [{key: value.shape for key, value in model.state_dict().items()} for model in (empty, first, second)]
     assert shapes[0] == shapes[1] == shapes[2]
+
+
+@pytest.mark.parametrize(
+    "family", [ENCODERS, DECODERS_OF_LATENTS, BOTTLENECKS, PRETRANSFORMS, CONDITIONERS, DENOISERS, UNCOND_DENOISERS, DIFFAE_DENOISERS]
+)
+def test_every_component_that_published_configs_name_is_there(family):
+    assert PUBLISHED[family.what] <= set(family.names)
 
 
 @pytest.mark.parametrize("network", ["dit", "adp_1d"])

@@ -240,7 +240,7 @@ class AudioAutoencoder(nn.Module):
         Raises:
             ValueError: the bottleneck has no tokens, or these are not its own.
         """
-        latents = self._discrete().decode_tokens(tokens).to(next(self.decoder.parameters()).dtype)
+        latents = self._discrete().decode_tokens(tokens).to(next(self.parameters()).dtype)
         return self.decode_audio(
             latents, chunked=chunked, overlap=overlap, chunk_size=chunk_size, skip_bottleneck=True, iterate_batch=iterate_batch
         )
