@@ -212,11 +212,11 @@ class DecoderStage(_Stage):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, depth: int, params: TAAEParams):
         super().__init__(params)
-        self.narrows = in_channels != out_channels
+        self.changes_width = in_channels != out_channels
         self.layers = nn.Sequential(
             FrameTransformer(in_channels, depth, params),
             _activation(out_channels, params),
-            nn.Identity() if stride == 1 and not self.narrows else upsampler(in_channels, out_channels, stride),
+            nn.Identity() if stride == 1 and not self.changes_width else upsampler(in_channels, out_channels, stride),
             *_residual_units(out_channels, params),
         )
 
@@ -225,7 +225,7 @@ class DecoderStage(_Stage):
         x = transformer(x)
         # In published checkpoints the activation has one gain per channel behind the stage, so where the width changes it can only
         # stand there; where it does not, it stands in front of the convolution, as they were trained.
-        x = activation(resample(x)) if self.narrows else resample(activation(x))
+        x = activation(resample(x)) if self.changes_width else resample(activation(x))
         for unit in units:
             x = unit(x)
         return x
