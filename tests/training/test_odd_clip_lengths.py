@@ -1,0 +1,76 @@
+"""Autoencoder training on clips that are no whole number of latent frames, and with odd strides, which lose samples."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import configs
+
+from stable_audio_tools.configs.errors import ConfigError
+from stable_audio_tools.models.factory import parse_model_config
+from stable_audio_tools.training.config import AutoencoderTrainingConfig
+from stable_audio_tools.training.strategies.adversarial import AdversarialReconstruction
+
+BOTTLENECKS = {
+    "vae": ({"type": "vae"}, 8),
+    "rvq": ({"type": "rvq", "config": {"dim": 4, "codebook_size": 8, "num_quantizers": 2, "kmeans_iters": 3}}, 4),
+    "dac_rvq_on_decode": (
+        {"type": "dac_rvq", "config": {"input_dim": 4, "n_codebooks": 2, "codebook_size": 8, "quantize_on_decode": True}},
+        4,
+    ),
+    "softnorm": ({"type": "softnorm", "config": {"dim": 4}}, 4),
+    "wasserstein": ({"type": "wasserstein"}, 4),
+    "fsq": ({"type": "fsq", "config": {"levels": [5, 5, 5, 5]}}, 4),
+}
+
+
+def document(bottleneck="vae", strides=(3, 5), sample_size=1000):
+    data = configs.autoencoder(warmup_steps=0)
+    data["sample_size"] = sample_size
+    data["model"]["bottleneck"], width = BOTTLENECKS[bottleneck]
+    data["model"]["encoder"]["config"] |= {"strides": list(strides), "latent_dim": width}
+    data["model"]["decoder"]["config"] |= {"strides": list(strides)}
+    data["model"]["downsampling_ratio"] = strides[0] * strides[1]
+    return data
+
+
+@pytest.mark.parametrize("bottleneck", BOTTLENECKS)
+def test_both_players_train_on_a_clip_that_ends_between_frames(bottleneck):
+    data = document(bottleneck)
+    config = parse_model_config(data)
+    torch.manual_seed(0)
+    model = config.build().train()
+    training = AutoencoderTrainingConfig.model_validate(data["training"])
+    strategy = AdversarialReconstruction(training, sample_rate=config.sample_rate, channels=2)
+    audio = 0.1 * torch.randn(2, 2, config.sample_size)
+    for step, player in enumerate(("autoencoder", "discriminator")):
+        for update in strategy.updates(model, audio, step):
+            assert update.player == player and update.output.loss.isfinite()
+            update.output.loss.backward()
+    weights = [p for p in model.encoder.parameters() if p.requires_grad]
+    assert weights and all(p.grad is not None and p.grad.isfinite().all() for p in weights)
+
+
+def test_what_is_compared_is_as_long_as_the_shorter():
+    data = document()
+    model = parse_model_config(data).build()
+    strategy = AdversarialReconstruction(AutoencoderTrainingConfig.model_validate(data["training"]), sample_rate=8000, channels=2)
+    audio = torch.randn(1, 2, 1000)
+    original, decoded, info = strategy.reconstruct(model, audio)
+    assert info["latents"].shape[-1] == 66  # 990 samples
+    assert original.shape == decoded.shape and 980 < decoded.shape[-1] <= 990
+    assert torch.equal(original, audio[..., : decoded.shape[-1]])
+
+
+def test_a_pretransform_still_needs_whole_patches():
+    data = document(strides=(2, 2), sample_size=1001)
+    data["model"] |= {"downsampling_ratio": 16, "pretransform": {"type": "patched", "config": {"channels": 2, "patch_size": 4}}}
+    for side, key in (("encoder", "in_channels"), ("decoder", "out_channels")):
+        data["model"][side]["config"][key] = 8
+    with pytest.raises(ConfigError, match="sample_size 1001 is no multiple of 4") as caught:
+        parse_model_config(data)
+    assert caught.value.problems[0].path == ("sample_size",) and caught.value.problems[0].fix == "nearest: 1000 or 1004"
+    assert parse_model_config(data | {"sample_size": 1004}).sample_size == 1004
