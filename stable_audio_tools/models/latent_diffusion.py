@@ -100,24 +100,25 @@ class ConditionedDiffusionBody(StrictModel):
         for key, names in self._routes().items():
             if key not in stated:
                 if names:
-                    yield Problem(("diffusion", key), f"a {self.diffusion.type} takes no conditions this way", "remove the key")
+                    yield Problem(("diffusion", key), f"{self.diffusion.type} takes no conditions this way", "remove the key")
                 continue
             width, path = stated[key], ("diffusion", "config", stated[key].key)
             if not names and width.value:
                 message = f"{width.key} is {width.value}, but {key} names no condition"
-                yield Problem(path, message, f"name conditions in diffusion.{key}, or set {width.key} to 0")
+                yield Problem(path, message, f"name conditions in diffusion.{key}, or remove {width.key}")
             widths = {name: self._width(name) for name in names}
             if None in widths.values():  # an unknown id, reported by its own rule
                 continue
             yield from self._misfits(key, path, {name: wide for name, wide in widths.items() if wide is not None})
 
     def _misfits(self, key: str, path: tuple[str, ...], widths: dict[str, int]) -> Iterator[Problem]:
-        _, value, summed = self.diffusion.widths()[key]
+        _, value, summed, listing = self.diffusion.widths()[key]
         listed = ", ".join(f"{name} {wide}" for name, wide in widths.items())
         total = sum(widths.values())
         if widths and summed and total != value:
             sums = f"{listed}: {total} together" if len(widths) > 1 else listed
-            yield Problem(path, f"{path[-1]} is {value}, but the conditions of {key} have width {sums}", f"set {path[-1]} to {total}")
+            fix = f"make its numbers {total} together" if listing else f"set {path[-1]} to {total}"
+            yield Problem(path, f"{path[-1]} is {value}, but the conditions of {key} have width {sums}", fix)
         elif widths and not summed and set(widths.values()) != {value}:
             first = next(iter(widths.values()))
             fix = f"set {path[-1]} to {first}" if len(set(widths.values())) == 1 else "give them one width by output_dim, and set it here"

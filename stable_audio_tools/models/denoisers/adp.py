@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.models.conditioners.routing import Inputs
 from stable_audio_tools.nn.adp import time_embedding
 
@@ -52,10 +52,15 @@ class _ADPNetworkConfig(BaseNetworkConfig):
     def frame_multiple(self) -> tuple[str, int]:
         return "patch_size x factors", self.config.frame_multiple
 
+    @property
+    def min_frames(self) -> int:
+        stft = self.config.stft_num_fft if self.config.use_stft else None
+        return super().min_frames if stft is None else stft // 2 + 1
+
     def _refused(self, keys: tuple[str, ...], why: str) -> Iterator[Problem]:
         for key in keys:
             if getattr(self.config, key):
-                yield Problem(("config", key), f"{key} is {getattr(self.config, key)!r}, but {why}", "remove it")
+                yield Problem(("config", key), f"{key} is {value_text(getattr(self.config, key))}, but {why}", "remove it")
 
 
 class ADPConfig(_ADPNetworkConfig, BaseDenoiserConfig):
@@ -68,7 +73,7 @@ class ADPConfig(_ADPNetworkConfig, BaseDenoiserConfig):
         return {
             "cross_attention_cond_ids": Width("context_embedding_features", params.context_embedding_features or 0, summed=False),
             "global_cond_ids": Width("context_features", params.context_features or 0, summed=True),
-            "input_concat_ids": Width("context_channels", sum(params.beside), summed=True),
+            "input_concat_ids": Width("context_channels", sum(params.beside), summed=True, listing=True),
         }
 
     def build(self) -> ADPDenoiser:

@@ -1,7 +1,7 @@
 """The ADP U-Net (arXiv:2301.11757): residual units and transformers over ever fewer frames and back, with skips between.
 
-B batch, C channels, T frames, D features, N tokens. Level i halves, say, the frames by `factors[i]` and has width
-`channels * multipliers[i + 1]`; the bottom has the width of the last level.
+B batch, C channels, T frames, D features, N tokens. The top has width `channels * multipliers[0]`; level i has one frame for
+`factors[i]` of the level above and width `channels * multipliers[i + 1]`; the bottom is as wide as the last level.
 """
 
 from __future__ import annotations
@@ -146,13 +146,9 @@ class ADPParams(StrictModel):
         if self.widths[0] % self.patch_size:
             message = f"channels x multipliers[0] = {self.widths[0]} is no multiple of patch_size {self.patch_size}"
             yield Problem(("patch_size",), message, "change patch_size, channels or multipliers")
-        for level, width in enumerate(self.widths[1:]):
-            if width % self.resnet_groups:
-                message = f"channels x multipliers[{level + 1}] = {width} is no multiple of resnet_groups {self.resnet_groups}"
-                yield Problem(("resnet_groups",), message, f"choose a divisor, such as {math.gcd(width, self.resnet_groups)}")
-        if len(self.multipliers) == 1 and self.widths[0] % self.resnet_groups:
-            message = f"channels x multipliers[0] = {self.widths[0]} is no multiple of resnet_groups {self.resnet_groups}"
-            yield Problem(("resnet_groups",), message, f"choose a divisor, such as {math.gcd(self.widths[0], self.resnet_groups)}")
+        for width in sorted({width for width in self.widths[1:] or self.widths if width % self.resnet_groups}):
+            message = f"a level has {width} channels, no multiple of resnet_groups {self.resnet_groups}"
+            yield Problem(("resnet_groups",), message, f"choose a divisor, such as {math.gcd(*self.widths[1:], self.resnet_groups)}")
         for level, extra in enumerate(self.beside[1:]):
             path = ("context_channels", level + 1)
             if extra and not self.num_blocks[level]:
@@ -178,9 +174,7 @@ class ADPParams(StrictModel):
 
     def _stft_problems(self) -> Iterator[Problem]:
         keys = ("stft_num_fft", "stft_hop_length", "stft_window_length", "stft_length", "stft_use_complex")
-        if self.use_stft and self.stft_num_fft is None:
-            yield Problem(("stft_num_fft",), "use_stft needs stft_num_fft", "give the number of samples of a frame")
-        elif self.use_stft and self.stft_num_fft:
+        if self.use_stft:
             yield from self._frame_problems(self.stft_num_fft)
         if self.use_stft_context and not (self.use_stft and self.beside[0]):
             yield Problem(("use_stft_context",), "has no effect without use_stft and context_channels at the top", "remove it")
@@ -188,7 +182,10 @@ class ADPParams(StrictModel):
             if not self.use_stft and key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default:
                 yield Problem((key,), "has no effect without use_stft", "remove it, or set use_stft true")
 
-    def _frame_problems(self, num_fft: int) -> Iterator[Problem]:
+    def _frame_problems(self, num_fft: int | None) -> Iterator[Problem]:
+        if num_fft is None:
+            yield Problem(("stft_num_fft",), "use_stft needs stft_num_fft", "give the number of samples of a frame")
+            return
         window, hop = self.stft_window_length or num_fft, self.stft_hop_length or num_fft // 4
         reach = (num_fft - window) // 2 + window - num_fft // 2  # samples from the middle of the last frame to the window's end
         most = min(reach + 1 - num_fft % 2, window - 1)  # a window begins with a zero

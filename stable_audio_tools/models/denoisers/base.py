@@ -69,11 +69,13 @@ class Width(NamedTuple):
     key: the key of `diffusion.config` that states it.
     value: its value; 0: the route is closed.
     summed: the route's conditions stand beside each other and their widths add up, else each has this width.
+    listing: the key holds several numbers, whose sum is `value`.
     """
 
     key: str
     value: int
     summed: bool
+    listing: bool = False
 
 
 class BaseNetworkConfig(StrictModel):
