@@ -116,9 +116,10 @@ def test_attention_sees_every_frame_and_convolutions_alone_do_not():
     def reach(n_attn_layers):
         torch.manual_seed(0)
         model = network(n_attn_layers=n_attn_layers).double()
-        for module in model.modules():
-            if isinstance(module, torch.nn.GroupNorm):
-                module.forward = lambda y: y  # its statistics reach everywhere
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, torch.nn.GroupNorm):  # its statistics reach everywhere
+                    setattr(parent, name, torch.nn.Identity())
         return (model(x.double(), t) - model(other.double(), t)).abs().amax(dim=(0, 1))[-16:].max()
 
     assert reach(2) > 0
@@ -151,10 +152,11 @@ def test_noise_on_the_latents_is_training_s_alone_and_the_network_is_told_its_le
     assert torch.equal(model(x, t, cond), model(x, t, cond))
     assert torch.equal(model(x, t, cond), model(x, t, cond, cond_aug_scale=0.0))
     assert not torch.equal(model(x, t, cond), model(x, t, cond, cond_aug_scale=0.5))
-    told = [model(x, t, torch.zeros_like(cond), cond_aug_scale=0.0)]
-    model._augmentation_level = lambda cond, scale: torch.full((2,), 1e-9)
-    told.append(model(x, t, torch.zeros_like(cond)))
-    torch.testing.assert_close(*told)  # the same level, the same channels
+    with torch.no_grad():  # deaf to the latents, not to what it is told of them
+        for layer in (model.net[0].main[0], model.net[0].skip):
+            layer.weight[:, -3:] = 0
+    assert torch.equal(model(x, t, cond), model(x, t, 2 * cond))
+    assert not torch.equal(model(x, t, cond), model(x, t, cond, cond_aug_scale=0.5))
 
 
 @pytest.mark.parametrize(
