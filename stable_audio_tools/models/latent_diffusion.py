@@ -105,7 +105,8 @@ class ConditionedDiffusionBody(StrictModel):
             width, path = stated[key], ("diffusion", "config", stated[key].key)
             if not names and width.value:
                 message = f"{width.key} is {width.value}, but {key} names no condition"
-                yield Problem(path, message, f"name conditions in diffusion.{key}, or remove {width.key}")
+                without = f"remove {width.key}" if width.listing else f"set {width.key} to 0"
+                yield Problem(path, message, f"name conditions in diffusion.{key}, or {without}")
             widths = {name: self._width(name) for name in names}
             if None in widths.values():  # an unknown id, reported by its own rule
                 continue
