@@ -20,6 +20,7 @@ PROGRAM = "stable-audio-tools"
 COMMANDS = {
     "train": "train a model from a JSON config",
     "check": "validate model and dataset configs without building anything",
+    "plan": "say what a run will need: parameters, operations, memory, disk, the largest batch",
     "schema": "print the JSON Schema of model or dataset configs, for editors",
     "generate": "make audio with a trained model",
     "evaluate": "measure a trained model on prompts it was not trained on",

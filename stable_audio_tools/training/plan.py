@@ -1,0 +1,126 @@
+"""What a run will need, said before anything is trained: parameters, operations, memory by kind, disk, the largest batch.
+
+Nothing here allocates a weight or reads data; see `step_cost.py` for how a step is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from stable_audio_tools.training.config import AnyRun
+from stable_audio_tools.training.factory import create_training_wrapper_from_config
+from stable_audio_tools.training.module import TrainingModule
+from stable_audio_tools.training.step_cost import Turn, measure_turns, size_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the model: its parameters, and how many of them train."""
+
+    name: str
+    parameters: int
+    trainable: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device at the worst moment of a train step.
+
+    weights: of the model, of a discriminator and the like, buffers included.
+    average: the exponential moving average.
+    optimizer: its states, of all players.
+    gradients: of the player that has most.
+    activations: what the step needs besides, at most.
+    total: the most at once, which is less than the sum where gradients come as activations go.
+    """
+
+    weights: int
+    average: int
+    optimizer: int
+    gradients: int
+    activations: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs on each device.
+
+    flops: of one train step, averaged over the players that alternate.
+    turns: each player's step by itself.
+    checkpoint, export: bytes of a file on disk.
+    """
+
+    batch_size: int
+    precision: str
+    parts: tuple[Part, ...]
+    flops: int
+    memory: Memory
+    turns: tuple[Turn, ...]
+    checkpoint: int
+    export: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_plan(config: AnyRun, *, batch_size: int = 1, precision: str = "32-true", accum_batches: int = 1) -> Plan:
+    """The plan of a run with `batch_size` clips a batch on each device.
+
+    Args:
+        accum_batches: batches a step; above 1 the gradients of a step lie beside the activations of its next batch.
+    """
+    with torch.device("meta"):
+        module = create_training_wrapper_from_config(config, config.build())
+    parts = _parts(module)
+    turns = tuple(measure_turns(module, config, batch_size, precision))
+    memory = _memory(module, turns, accumulates=accum_batches > 1)
+    flops = sum(turn.flops for turn in turns) // len(turns) * accum_batches
+    export = size_of(module.sampling_model.state_dict().values())
+    checkpoint = memory.weights + memory.average + memory.optimizer
+    return Plan(batch_size, precision, parts, flops, memory, turns, checkpoint, export)
+
+
+def largest_batch(config: AnyRun, limit: int, *, precision: str = "32-true", accum_batches: int = 1) -> Plan | None:
+    """The plan of the largest batch whose step fits `limit` bytes; None: not even one clip does."""
+
+    def plan(size: int) -> Plan:
+        return make_plan(config, batch_size=size, precision=precision, accum_batches=accum_batches)
+
+    fits: Plan | None = None
+    size = 1
+    while (over := plan(size)).memory.total <= limit:
+        fits, size = over, size * 2
+    while fits is not None and over.batch_size - fits.batch_size > 1:
+        # Memory is convex in the batch, so what is interpolated fits; rounding down, the next size is worth a look.
+        share = (limit - fits.memory.total) / (over.memory.total - fits.memory.total)
+        step = int(share * (over.batch_size - fits.batch_size))
+        between = plan(fits.batch_size + max(1, min(step, over.batch_size - fits.batch_size - 1)))
+        fits, over = (between, over) if between.memory.total <= limit else (fits, between)
+    return fits
+
+
+def _parts(module: TrainingModule) -> tuple[Part, ...]:
+    named = dict(module.model.named_children())
+    if isinstance(discriminator := getattr(module.strategy, "discriminator", None), nn.Module):
+        named["discriminator"] = discriminator
+    parts = (_part(name, part) for name, part in named.items())
+    return tuple(part for part in parts if part.parameters)
+
+
+def _part(name: str, module: nn.Module) -> Part:
+    weights = list(module.parameters())
+    return Part(name, sum(p.numel() for p in weights), sum(p.numel() for p in weights if p.requires_grad))
+
+
+def _memory(module: TrainingModule, turns: tuple[Turn, ...], *, accumulates: bool) -> Memory:
+    averages = size_of(t for average, _ in module.averages().values() for t in average.state_dict().values())
+    weights = size_of((*module.parameters(), *module.buffers())) - averages
+    optimizer = sum(turn.optimizer for turn in turns)
+    gradients = max(turn.gradients for turn in turns)
+    step = max(turn.gradients + turn.activations if accumulates else max(turn.peak, turn.gradients) for turn in turns)
+    return Memory(weights, averages, optimizer, gradients, max(turn.activations for turn in turns), weights + averages + optimizer + step)
