@@ -23,6 +23,7 @@ from stable_audio_tools.models.atomic_file import atomic_file
 from stable_audio_tools.models.checkpoint_error import CheckpointError, bad_file
 from stable_audio_tools.models.safetensors_file import write_safetensors
 from stable_audio_tools.models.weight_files import WeightFile, read_weight_file
+from stable_audio_tools.models.widening import misplaced_condition, widen
 
 __all__ = [
     "CheckpointError",
@@ -86,6 +87,7 @@ class LoadReport:
     missing: keys of the model that the file does not have.
     unexpected: keys of the file that the model does not have.
     mismatched: key and difference in shape or type, where both have the key.
+    widened: key and sizes, where the model has grown by conditions that the file does not know; zeros stand for them.
     source: what was loaded, in words.
     """
 
@@ -94,20 +96,26 @@ class LoadReport:
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
     source: str = "weights"
+    widened: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        return not (self.missing or self.unexpected or self.mismatched)
+        return not (self.missing or self.unexpected or self.mismatched or self.widened)
 
     @property
     def counts(self) -> str:
-        named = ((self.missing, "missing"), (self.unexpected, "unexpected"), (self.mismatched, "of another shape"))
+        named = (
+            (self.missing, "missing"),
+            (self.unexpected, "unexpected"),
+            (self.mismatched, "of another shape"),
+            (self.widened, "widened by zeros"),
+        )
         return ", ".join(f"{len(keys)} {what}" for keys, what in named if keys)
 
     @property
     def details(self) -> str:
         """A line for each kind of fault: its first key and how many more there are."""
-        named = (("missing", self.missing), ("unexpected", self.unexpected), ("shape", self.mismatched))
+        named = (("missing", self.missing), ("unexpected", self.unexpected), ("shape", self.mismatched), ("widened", self.widened))
         return "\n".join(f"{what:<12}{_first(keys)}" for what, keys in named if keys)
 
     def __str__(self) -> str:
@@ -221,7 +229,8 @@ def load_into(model: nn.Module, weights: LoadedWeights, *, allow_partial: bool =
     other's weights.
 
     Args:
-        allow_partial: load what fits and report the rest, instead of refusing.
+        allow_partial: load what fits and report the rest, instead of refusing. Where the model has more conditions than the file
+            knows, the weights for those it knows are kept, see `widening`.
         prefix: such as "pretransform.model." for weights of the autoencoder inside a latent diffusion model.
 
     Raises:
@@ -231,7 +240,11 @@ def load_into(model: nn.Module, weights: LoadedWeights, *, allow_partial: bool =
         raise bad_file(weights.source, "an adapter: it changes a model's weights and is none itself", "name its base model's weights")
     wanted = _part(_tensors(model.state_dict()), prefix)
     given = _best_part(weights.state_dict, wanted, prefix)
-    matched, report = match_weights(given, wanted, source=weights.source + (" (averaged weights)" if weights.averaged else ""))
+    source = weights.source + (" (averaged weights)" if weights.averaged else "")
+    matched, report = match_weights(given, wanted, source=source, grown=allow_partial)
+    if report.widened and (route := misplaced_condition(weights.config, model)):
+        what = f"was trained with other first conditions in {route}, so its columns would act on the wrong ones"
+        raise bad_file(weights.source, what, f"put the new conditions behind the trained ones in {route}")
     _refuse_nan(matched, weights.source)
     if not matched or (not report.complete and not allow_partial):
         raise _misfit(report, given, wanted, weights.source)
@@ -240,21 +253,25 @@ def load_into(model: nn.Module, weights: LoadedWeights, *, allow_partial: bool =
 
 
 def match_weights(
-    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: str = "weights"
+    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: str = "weights", grown: bool = False
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """The tensors of `given` that have a place in `wanted`, and the report on all of them."""
+    """The tensors of `given` that have a place in `wanted`, and the report on all of them; with `grown`, also in a widened one."""
     given = _with_weight_norm_of(given, wanted)
-    matched, mismatched = {}, []
+    matched: dict[str, Tensor] = {}
+    mismatched: list[str] = []
+    widened: list[str] = []
     for key, target in wanted.items():
         if key in given:
             tensor = given[key].reshape(target.shape) if given[key].numel() == target.numel() == 1 else given[key]  # () and (1,) are one
             if difference := _difference(tensor, target):
-                mismatched.append(f"{key}: {difference}")
+                wide = widen(key, tensor, target) if grown else None
+                (mismatched if wide is None else widened).append(f"{key}: {difference}")
+                matched |= {} if wide is None else {key: wide}
             else:
                 matched[key] = tensor
     missing = tuple(key for key in wanted if key not in given)
     unexpected = tuple(key for key in given if key not in wanted)
-    return matched, LoadReport(len(matched), missing, unexpected, tuple(mismatched), source)
+    return matched, LoadReport(len(matched), missing, unexpected, tuple(mismatched), source, tuple(widened))
 
 
 def _best_part(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], prefix: str) -> Mapping[str, Tensor]:
