@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 MAX_LENGTH = 77  # tokens, of every published CLAP
 ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
 """roberta-base, where it differs from the defaults of transformers (arXiv:1907.11692)."""
+CLAP_DEFAULTS = {**ROBERTA, "layer_norm_eps": 1e-12}
+"""What a folder of transformers leaves out of its text_config."""
 WIDTH = 768
 AUDIO_WIDTHS = {"HTSAT-tiny": 768, "HTSAT-tiny-win-1536": 768, "HTSAT-base": 1024, "PANN-6": 512, "PANN-10": 1024}
 LARGE_AUDIO_WIDTH = 2048  # of every other audio half that the authors' code names
@@ -197,23 +199,20 @@ class CLAPTextReader:
 
 
 def load_text_half(params: CLAPTextParams) -> CLAPTextHalf:
-    """The text half in evaluation mode with its pretrained weights; on the meta device, its shapes alone. Only the RoBERTa trains."""
+    """The text half in evaluation mode with its pretrained weights; on the meta device, its shapes alone."""
     transformers = import_transformers(KEY)
-    given = params.text_config
+    file = None if torch.get_default_device().type == "meta" else CLAPFile.read(params.clap_ckpt_path)
+    folder, given = folder_config(params.clap_ckpt_path) or {}, params.text_config
     known = {key: given[key] for key in transformers.RobertaConfig().to_dict() if key in given and key != "model_type"}
-    # transformers' own default, which its folders leave out and which is not RoBERTa's
-    defaults = {"layer_norm_eps": 1e-12, "type_vocab_size": 1, "vocab_size": 50265, "max_position_embeddings": 514} if given else ROBERTA
-    config = transformers.RobertaConfig(**{**defaults, **known})
-    folder = folder_config(params.clap_ckpt_path) or {}
-    audio_width = folder.get("audio_config", {}).get("hidden_size", AUDIO_WIDTHS.get(params.audio_model_type, LARGE_AUDIO_WIDTH))
+    config = transformers.RobertaConfig(**{**(CLAP_DEFAULTS if given else ROBERTA), **known})
     half = CLAPTextHalf(
         transformers.RobertaModel(config),
         width=config.hidden_size,
         embedding=folder.get("projection_dim", EMBEDDING),
-        audio_width=audio_width,
+        audio_width=folder.get("audio_config", {}).get("hidden_size", AUDIO_WIDTHS.get(params.audio_model_type, LARGE_AUDIO_WIDTH)),
     )
-    if torch.get_default_device().type != "meta":
-        CLAPFile.read(params.clap_ckpt_path).load_text(half)
+    if file is not None:
+        file.load_text(half)
     return _trainable_where_used(half, params).eval()
 
 

@@ -4,10 +4,13 @@ import copy
 
 import pytest
 import torch
+from configs import text_to_audio
 
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.configs.parse import validate
+from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.conditioners import ConditioningConfig
+from stable_audio_tools.models.conditioners.routing import Routes
 
 
 def conditioning(**changes):
@@ -67,6 +70,43 @@ def test_pre_encoded_tensors_are_taken_as_they_are():
     torch.testing.assert_close(made.tensor, rows)
     assert made.mask is None and made.pooled is None
     assert not any(parameter.requires_grad for parameter in model.conditioners["prompt"].parameters())
+
+
+ROUTES = {
+    "cross_attention_cond_ids": ("cond_token_dim", (5, 8)),
+    "prepend_cond_ids": ("prepend_cond_dim", (5, 8)),
+    "global_cond_ids": ("global_cond_dim", (8,)),
+    "input_concat_ids": ("input_concat_dim", (8, 16)),
+}
+
+
+@pytest.mark.parametrize("key", ROUTES)
+@pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
+def test_pre_encoded_tensors_go_by_every_route(key, cfg_scale):
+    width_key, shape = ROUTES[key]
+    document = text_to_audio()
+    body = document["model"]
+    entries = [{"id": "pre", "type": "t5", "config": {}}, {"id": "seconds", "type": "number", "config": {}}]
+    body["conditioning"] = {"cond_dim": 8, "configs": entries, "pre_encoded_keys": ["pre"]}
+    network = body["diffusion"]["config"]
+    for name in ("cond_token_dim", "global_cond_dim"):
+        network.pop(name)
+    body["diffusion"] |= {"cross_attention_cond_ids": ["seconds"], "global_cond_ids": []}
+    network["cond_token_dim"] = 8
+    body["diffusion"][key] = [*body["diffusion"].get(key, []), "pre"]
+    network[width_key] = 8
+    model = create_model_from_config(document)
+    conditions = model.conditioner([{"pre": torch.randn(*shape), "seconds": 0.5} for _ in range(2)], "cpu")
+    out = model(torch.randn(2, 16, 16), torch.tensor([0.3, 0.6]), conditions, cfg_scale=cfg_scale)
+    assert out.shape == (2, 16, 16)
+
+
+def test_a_pre_encoded_vector_is_constant_over_time_where_it_is_concatenated():
+    rows = torch.randn(2, 8)
+    made = conditioning(pre_encoded_keys=["prompt"]).build()([{"prompt": row, "seconds": 1} for row in rows], "cpu")
+    inputs = Routes(input_concat=("prompt",), global_=("prompt",), prepend=("prompt",)).inputs(made)
+    assert torch.equal(inputs["global_cond"], rows) and torch.equal(inputs["input_concat_cond"], rows[:, :, None])
+    assert torch.equal(inputs["prepend_cond"], rows[:, None])
 
 
 @pytest.mark.parametrize(
