@@ -94,17 +94,28 @@ def test_without_conditions(name):
     assert_matches(model(reference["in.x"], reference["in.t"]), reference["out.model"])
 
 
+def sampled(model: nn.Module, x: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+    """Four steps of v-ddim from noise x; `args` and `options` are the model's."""
+
+    def field(x, t):
+        output = model(x, t, *args, **options)
+        return Prediction(output, model.objective.denoised(x, output, t), model.objective.noise(x, output, t))
+
+    return find_sampler("v-ddim", model.objective, {}).function(field, x, schedule(model.objective, 4, length=x.shape[-1]))
+
+
 @torch.no_grad()
 def test_sampling_without_conditions():
     model, reference = recorded("tiny_uncond_adp")
+    assert_matches(sampled(model, reference["in.x"]), reference["out.v_ddim_eta0_steps4"])
 
-    def field(x, t):
-        output = model(x, t)
-        return Prediction(output, model.objective.denoised(x, output, t), model.objective.noise(x, output, t))
 
-    x = reference["in.x"]
-    got = find_sampler("v-ddim", model.objective, {}).function(field, x, schedule(model.objective, 4, length=x.shape[-1]))
-    assert_matches(got, reference["out.v_ddim_eta0_steps4"])
+@torch.no_grad()
+def test_generation_rescales_by_the_networks_own_share():
+    model, reference = recorded("tiny_cond_adp_cfg")
+    noise = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(42))  # as it was recorded
+    got = sampled(model, noise, model.conditioner(METADATA, "cpu"), cfg_scale=3.0, rescale_cfg=True)
+    assert_matches(got, reference["seeded.generate_v-ddim_steps4_seed42_cfg3"])
 
 
 @torch.no_grad()
