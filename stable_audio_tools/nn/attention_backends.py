@@ -38,12 +38,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, *, backend: 
     return _KERNELS[backend](q, k, v, visibility)
 
 
+def prepare(visibility: Visibility, batch: int, *, backend: Backend = "auto") -> Visibility:
+    """Make what the kernels of many layers will ask of this rule, outside of what is compiled or recomputed."""
+    if backend == "flex":
+        visibility.block_mask()
+    elif backend != "flash" and visibility.band_size:
+        visibility.bands(batch)
+    elif backend != "flash" and not _is_square_causal(visibility):
+        visibility.dense()
+    return visibility
+
+
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
     if visibility.band_size:
         return _banded(q, k, v, visibility)
     if _is_square_causal(visibility):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=_grouped(q, k))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=visibility.dense, enable_gqa=_grouped(q, k))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visibility.dense(), enable_gqa=_grouped(q, k))
 
 
 def _banded(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
@@ -101,7 +112,7 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
     if not q.is_cuda and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError('attention backend \'flex\' has no gradient on a CPU; train there with "backend": "auto" or "sdpa"')
     kernel = _compiled_flex() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
-    return cast(Tensor, kernel(q, k, v, block_mask=visibility.block_mask, enable_gqa=_grouped(q, k)))
+    return cast(Tensor, kernel(q, k, v, block_mask=visibility.block_mask(), enable_gqa=_grouped(q, k)))
 
 
 @cache

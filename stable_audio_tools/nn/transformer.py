@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Attention, AttentionKwargs, mean_of_real
+from .attention_backends import Backend, prepare
 from .cache import LayerCache, TransformerCache
 from .embeddings import AbsolutePositions, RotaryEmbedding, RotaryTable, SinusoidalPositions
 from .feedforward import ConformerModule, FeedForward, FeedForwardKwargs
@@ -213,6 +214,7 @@ class ContinuousTransformer(nn.Module):
         self.num_memory_tokens, self.sliding_window, self.cross_attend = num_memory_tokens, sliding_window, cross_attend
         self.activation_checkpointing: Recompute = activation_checkpointing
         self.causal, self.causal_cross = causal, causal and causal_cross_attention
+        self.backend: Backend = (attn_kwargs or {}).get("backend", "auto")
         looks_ahead = {
             "conformer": conformer,
             "use_conv": (ff_kwargs or {}).get("use_conv", False),
@@ -376,9 +378,10 @@ class ContinuousTransformer(nn.Module):
         start = 0 if cache is None else cache.length
         if cache is not None:
             real = cache.extend_mask(real, x.shape[:2], x.device)
-        return Visibility(
+        rule = Visibility(
             x.shape[1], start + x.shape[1], real=real, causal=self.causal, window=self.sliding_window, offset=start, device=x.device
         )
+        return prepare(rule, x.shape[0], backend=self.backend)
 
     def _context_visibility(
         self, x: Tensor, context: Tensor | None, context_mask: Tensor | None, cache: TransformerCache | None
@@ -392,7 +395,8 @@ class ContinuousTransformer(nn.Module):
         elif cache is not None:
             context_mask = cache.context_mask
         keys = context.shape[1] if context is not None else cache.context_length if cache is not None else 0
-        return Visibility(x.shape[1], keys, real=context_mask, causal=self.causal_cross, offset=start, device=x.device)
+        rule = Visibility(x.shape[1], keys, real=context_mask, causal=self.causal_cross, offset=start, device=x.device)
+        return prepare(rule, x.shape[0], backend=self.backend)
 
     def _rotary(self, positions: int | Tensor) -> RotaryTable | None:
         """One table for all blocks; their own ones are the same."""

@@ -5,8 +5,6 @@ B batch, H heads, N queries, M keys. Masks are bool, True = may be attended.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,7 +49,10 @@ class Visibility:
             right = 0
         self.left = None if left is None or left >= offset + queries - 1 else left
         self.right = None if right is None or offset + right >= keys - 1 else right
+        # Attributes and no cached_property, whose lock torch.compile cannot trace on Python 3.11.
+        self._dense: Tensor | None = None
         self._bands: Tensor | None = None
+        self._block_mask: BlockMask | None = None
 
     @property
     def bounded(self) -> bool:
@@ -87,7 +88,7 @@ class Visibility:
         size = max(MIN_BAND, reach)
         return size if self.queries >= 2 * (size + reach) else 0
 
-    @cached_property
+    @property
     def given(self) -> Tensor | None:
         """What is hidden for another reason than distance, as a mask of four dimensions that expands to (B, H, N, M)."""
         mask = None if self.real is None else self.real[:, None, None, :]
@@ -96,14 +97,16 @@ class Visibility:
         allowed = self.allowed[(None,) * (4 - self.allowed.ndim)]
         return allowed if mask is None else allowed & mask
 
-    @cached_property
     def dense(self) -> Tensor | None:
         """As a mask that expands to (B, H, N, M); None: everything is seen."""
+        given = self.given
         if not self.bounded:
-            return self.given
-        queries = torch.arange(self.offset, self.offset + self.queries, device=self.device)
-        near = self.near(queries[:, None], torch.arange(self.keys, device=self.device))
-        return near if self.given is None else self.given & near
+            return given
+        if self._dense is None:
+            queries = torch.arange(self.offset, self.offset + self.queries, device=self.device)
+            near = self.near(queries[:, None], torch.arange(self.keys, device=self.device))
+            self._dense = near if given is None else given & near
+        return self._dense
 
     def bands(self, batch: int) -> Tensor:
         """The mask of chunks of `band_size` queries against their near keys: (B * chunks, 1, band_size, band_size + left + right)."""
@@ -118,12 +121,14 @@ class Visibility:
             self._bands = mask.flatten(0, 1)[:, None]
         return self._bands
 
-    @cached_property
     def block_mask(self) -> BlockMask | None:
         """As flex attention takes it; None: everything is seen."""
+        if self._block_mask is None and (self.masked or self.bounded):
+            self._block_mask = self._make_block_mask()
+        return self._block_mask
+
+    def _make_block_mask(self) -> BlockMask:
         given = self.given
-        if given is None and not self.bounded:
-            return None
         spans = (0, 0, 0, 0) if given is None else tuple(int(size > 1) for size in given.shape)
         batch, heads = (given.shape[axis] if given is not None and spans[axis] else None for axis in (0, 1))
 

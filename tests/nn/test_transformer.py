@@ -74,7 +74,7 @@ def test_a_window_bounds_what_a_layer_sees():
 
 def test_an_open_window_is_no_mask():
     assert self_attention_mask(5, window=(-1, -1)) is None
-    assert self_attention_mask(5, window=(-1, 0)).dense.tolist() == torch.ones(5, 5, dtype=torch.bool).tril().tolist()
+    assert self_attention_mask(5, window=(-1, 0)).dense().tolist() == torch.ones(5, 5, dtype=torch.bool).tril().tolist()
 
 
 def test_what_stands_in_front_is_seen_and_taken_off():
@@ -229,3 +229,18 @@ def test_a_causal_context_is_seen_up_to_each_position_unless_all_of_it_is_wanted
 def test_a_context_where_there_is_no_cross_attention_is_refused():
     with pytest.raises(ValueError, match="a context is given exactly when the transformer was made with cross_attend"):
         transformer()(tokens(), context=tokens(3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["none", "selective", "full"])
+@pytest.mark.parametrize("options", [{}, {"sliding_window": (2, 1)}, {"causal": True, "causal_cross_attention": False}], ids=str)
+def test_it_compiles_as_one_graph(options, how):
+    torch.compiler.reset()
+    model = transformer(cross_attend=True, num_memory_tokens=2, activation_checkpointing=how, **options)
+    inputs = {"context": tokens(3), "mask": torch.arange(6).expand(2, -1) < 5}
+    x, results = tokens(), []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        out = run(x, **inputs)
+        results.append((out, *torch.autograd.grad(out.square().sum(), list(model.parameters()))))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want)
