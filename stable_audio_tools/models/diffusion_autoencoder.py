@@ -24,6 +24,7 @@ from stable_audio_tools.diffusion.samplers import Callback, Generators, find_sam
 from .autoencoders import DecoderConfig, EncoderConfig
 from .autoencoders.autoencoder import AudioAutoencoder
 from .autoencoders.chunking import map_chunks
+from .autoencoders.sizes import bottleneck_problems
 from .bottlenecks import Bottleneck, BottleneckConfig
 from .conditioners.routing import resize_signal
 from .denoisers import DecoderDenoiserConfig, Denoiser
@@ -131,6 +132,7 @@ class DiffusionAutoencoderBody(StrictModel):
     def _latent_problems(self) -> Iterator[Problem]:
         """Encoder, bottleneck, decoder and network meet at latent_dim."""
         width = self.latent_dim
+        yield from bottleneck_problems(self.bottleneck, width)
         kind = f"bottleneck {self.bottleneck.kind!r}" if self.bottleneck else "no bottleneck"
         if self.encoder is not None and self.encoder.out_channels != self._encoded_channels:
             path = ("encoder", "config", self.encoder.out_channels_key)

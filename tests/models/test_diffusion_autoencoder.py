@@ -218,6 +218,7 @@ NET = "model.diffusion.config"
         ),
         (config(io_channels=1), [f"{NET}.io_channels", "but io_channels is 1", "model.encoder.config.in_channels"]),
         (config(latent_dim=4), ["model.encoder.config.latent_dim", "latent_dim 4 and bottleneck 'tanh' need 4"]),
+        (config(bottleneck={"type": "fsq", "config": {"levels": [5, 5]}}), ["model.bottleneck.config.levels", "set latent_dim to 2"]),
         (config(bottleneck={"type": "vae"}), ["model.encoder.config.latent_dim", "bottleneck 'vae' need 12"]),
         (
             config(downsampling_ratio=4),

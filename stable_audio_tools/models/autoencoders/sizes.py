@@ -44,8 +44,7 @@ def _pretransform_problem(got: int, name: str, audio: int) -> Iterator[Problem]:
 
 def _latent_side(body: AutoencoderBody) -> Iterator[Problem]:
     width, bottleneck = body.latent_dim, body.bottleneck
-    if bottleneck and bottleneck.latent_channels not in (None, width):
-        yield from _bottleneck_problem(bottleneck, width)
+    yield from bottleneck_problems(bottleneck, width)
     kind = f"bottleneck {bottleneck.kind!r}" if bottleneck else "no bottleneck"
     before = bottleneck.encoder_channels(width) if bottleneck else width
     behind = bottleneck.decoder_channels(width) if bottleneck else width
@@ -54,7 +53,10 @@ def _latent_side(body: AutoencoderBody) -> Iterator[Problem]:
     yield from _misfit("decoder", body.decoder.in_channels_key, body.decoder.in_channels, behind, f"{reason} {behind}", choice)
 
 
-def _bottleneck_problem(bottleneck: BaseBottleneckConfig, width: int) -> Iterator[Problem]:
+def bottleneck_problems(bottleneck: BaseBottleneckConfig | None, width: int) -> Iterator[Problem]:
+    """Is `bottleneck` made for `width` latent channels? Paths start at the object that holds it."""
+    if bottleneck is None or bottleneck.latent_channels in (None, width):
+        return
     made_for, key = bottleneck.latent_channels, f"bottleneck.config.{bottleneck.latent_key}"
     message = f"the bottleneck is for {made_for} latent channels ({key}), but latent_dim is {width}"
     yield Problem(("bottleneck", "config", bottleneck.latent_key), message, f"change {key}, or set latent_dim to {made_for}")
