@@ -7,18 +7,16 @@ B batch, C channels, T frames, D features, N context tokens. A *mapping* (B, D) 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from .embeddings import LearnedFrequencies
+from .recompute import Recompute, recomputed
 
-Output = TypeVar("Output")
 TRANSFORMER_GROUPS = 32  # of the norm in front of a transformer
 
 
@@ -28,7 +26,7 @@ class BlockSizes:
 
     groups: of the group norms. mapping: features of the mapping, or None. context: features of the tokens attended to, or None.
     heads, head_features: of attention; where one is None, heads of that size fill the width. multiplier: feed-forward width.
-    checkpointing: recompute each level in the backward pass.
+    recompute: what each level computes again in the backward pass, as in `recompute.recomputed`.
     """
 
     groups: int = 8
@@ -37,7 +35,7 @@ class BlockSizes:
     heads: int | None = None
     head_features: int | None = None
     multiplier: int | None = None
-    checkpointing: bool = False
+    recompute: Recompute = "none"
 
     def attention(self, channels: int) -> tuple[int, int]:
         """(heads, features of a head) at this width.
@@ -233,18 +231,12 @@ class Transformer(nn.Module):
 
 
 class Level(nn.Module):
-    """A part of the U-Net that is recomputed as one under checkpointing."""
+    """A part of the U-Net that activation checkpointing treats as one."""
 
     def __init__(self, channels: int, depth: int, sizes: BlockSizes):
         super().__init__()
-        self.checkpointing = sizes.checkpointing
+        self.recompute: Recompute = sizes.recompute
         self.transformer = Transformer(channels, depth, sizes) if depth else None
-
-    def recomputed(self, function: Callable[..., Output], *inputs: object) -> Output:
-        """function(*inputs), keeping only the inputs for the backward pass when checkpointing."""
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return function(*inputs)
 
 
 class DownLevel(Level):
@@ -274,7 +266,7 @@ class DownLevel(Level):
 
         beside: (B, C, T / factor).
         """
-        return self.recomputed(self._forward, x, around, beside)
+        return recomputed(partial(self._forward, around=around, beside=beside), x, self.recompute)
 
     def _forward(self, x: Tensor, around: Surroundings, beside: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         x = self.downsample(x)
@@ -299,7 +291,7 @@ class MiddleLevel(Level):
         self.post_block = ResnetBlock(channels, channels, sizes)
 
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:
-        return self.recomputed(self._forward, x, around)
+        return recomputed(partial(self._forward, around=around), x, self.recompute)
 
     def _forward(self, x: Tensor, around: Surroundings) -> Tensor:
         x = self.pre_block(x, around.mapping)
@@ -333,7 +325,7 @@ class UpLevel(Level):
 
     def forward(self, x: Tensor, skips: list[Tensor], around: Surroundings) -> Tensor:
         """(B, C, T) to (B, C', T * factor); `skips` are `DownLevel`'s outputs, which are met in reverse."""
-        return self.recomputed(self._forward, x, skips, around)
+        return recomputed(partial(self._forward, skips=skips, around=around), x, self.recompute)
 
     def _forward(self, x: Tensor, skips: list[Tensor], around: Surroundings) -> Tensor:
         for block, skip in zip(self.blocks, reversed(skips), strict=True):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 Recompute = Literal["none", "selective", "full"]
+Output = TypeVar("Output")
 
 aten = torch.ops.aten
 # Products are most of the compute and a part of the memory; norms, activations and rotations are the reverse. arXiv:2205.05198.
@@ -29,7 +30,7 @@ PRODUCTS = frozenset(
 )
 
 
-def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, how: Recompute) -> Tensor:
+def recomputed(function: Callable[[Tensor], Output], x: Tensor, how: Recompute) -> Output:
     """`function(x)`, and what its backward pass needs is kept, or computed again; losses and gradients are the same.
 
     Args:

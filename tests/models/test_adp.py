@@ -314,9 +314,10 @@ def test_a_context_may_be_a_spectrogram_too():
     assert out.shape == x.shape and not torch.allclose(model(x, t, beside=beside.flip(0)), out)
 
 
-def test_checkpointing_changes_no_gradient():
+@pytest.mark.parametrize("how", ["selective", "full", True])
+def test_checkpointing_changes_no_gradient(how):
     plain = unet(context_embedding_features=8)
-    saving = unet(context_embedding_features=8, activation_checkpointing=True)
+    saving = unet(context_embedding_features=8, activation_checkpointing=how)
     saving.load_state_dict(plain.state_dict())
     x, t = noisy()
     context = torch.randn(2, 3, 8)

@@ -31,6 +31,8 @@ from stable_audio_tools.nn.adp import (
 )
 from stable_audio_tools.nn.stft_channels import STFTChannels
 
+from .dit import ActivationCheckpointing
+
 
 class ADPParams(StrictModel):
     in_channels: PositiveInt = Field(description="channels in and out")
@@ -68,9 +70,7 @@ class ADPParams(StrictModel):
     stft_window_length: PositiveInt | None = Field(default=None, description="samples of the window; default stft_num_fft")
     stft_length: PositiveInt | None = Field(default=None, description="the only length of signals that is taken; default: any")
     stft_use_complex: bool = Field(default=False, description="real and imaginary part, else magnitude and phase")
-    activation_checkpointing: bool = Field(
-        default=False, description="recompute levels in the backward pass: far less memory, a third more compute"
-    )
+    activation_checkpointing: ActivationCheckpointing = "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
