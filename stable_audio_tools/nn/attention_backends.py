@@ -34,7 +34,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, *, backend: 
         ValueError: the backend cannot do this; the message says which can.
     """
     if backend == "auto":
-        backend = "flash" if visibility.bounded and q.is_cuda and _flash_refusal(q, visibility) is None else "sdpa"
+        windowed = q.is_cuda and visibility.bounded and not _is_square_causal(visibility)
+        backend = "flash" if windowed and _flash_refusal(q, visibility) is None else "sdpa"
     return _KERNELS[backend](q, k, v, visibility)
 
 

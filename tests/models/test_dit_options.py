@@ -348,6 +348,11 @@ def test_recomputation_by_word_or_by_yes_and_no(word, meaning):
             ("attn_kwargs", "backend"),
             'set it to "auto", "sdpa" or "flex"',
         ),
+        (
+            {"causal": True, "attn_kwargs": {"backend": "flash"}},
+            ("attn_kwargs", "backend"),
+            'set it to "auto", or "causal_cross_attention" to false',
+        ),
         ({"causal_cross_attention": False}, ("causal_cross_attention",), "remove it"),
         ({"causal_cross_attention": True}, ("causal_cross_attention",), "remove it"),
     ],

@@ -6,6 +6,7 @@ from torch import nn
 
 from stable_audio_tools.nn.attention import Attention
 from stable_audio_tools.nn.embeddings import RotaryEmbedding
+from stable_audio_tools.nn.visibility import Visibility
 
 
 def filled(**options):
@@ -141,3 +142,9 @@ def test_a_context_in_the_wrong_place_is_refused():
         Attention(16, dim_heads=8)(x, x)
     with pytest.raises(ValueError, match="needed"):
         Attention(16, dim_heads=8, dim_context=16)(x)
+
+
+def test_a_mask_of_another_size_is_refused():
+    module, (x, context) = filled(dim_context=8), x_and(8)
+    with pytest.raises(ValueError, match="a mask for 5 queries and 5 keys, but there are 5 and 7"):
+        module(x, context, mask=Visibility(5, 5))

@@ -209,6 +209,10 @@ class DiTParams(StrictModel):
             yield Problem(
                 ("attn_kwargs", "backend"), "flash takes no mask, which mask_condition_padding needs", 'set it to "auto", "sdpa" or "flex"'
             )
+        if self.attn_kwargs.backend == "flash" and self.causal and self.causal_cross_attention and self.cond_token_dim:
+            yield Problem(
+                ("attn_kwargs", "backend"), "flash has no causal cross-attention", 'set it to "auto", or "causal_cross_attention" to false'
+            )
         if "causal_cross_attention" in given and not (self.causal and self.cond_token_dim):
             yield Problem(("causal_cross_attention",), "has no effect without causal and cond_token_dim", "remove it")
 
