@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from stable_audio_tools.models.conditioners import Conditioner
 from stable_audio_tools.models.config import BaseModelConfig
 from stable_audio_tools.training.module import TrainingModule
 
@@ -56,6 +57,9 @@ def measure_turns(module: TrainingModule, config: BaseModelConfig, batch_size: i
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         _fake_weights(module, WHOLE.get(precision))
+        for part in module.modules():
+            if isinstance(part, Conditioner):
+                part.stand_in()
         module.train()
         batch = _example_batch(module, config, batch_size, WHOLE.get(precision, torch.float32))
         players = module.strategy.players(module.model)

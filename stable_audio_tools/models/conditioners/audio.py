@@ -148,6 +148,10 @@ class EncodingConditioner(Conditioner):
         self.pretransform: Pretransform | None = pretransform if save_pretransform else None
         self._unowned = None if save_pretransform else Unowned(pretransform)
 
+    def stand_in(self) -> None:
+        if self._unowned is not None and any(parameter.is_meta for parameter in self._unowned.module.parameters()):
+            self._unowned.module.to_empty(device="cpu")
+
     def parse_audio(self, value: Any) -> Tensor:
         """(io_channels, T), whole frames, from (C, T) or (T,)."""
         if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point():

@@ -74,6 +74,9 @@ class Conditioner(nn.Module, ABC):
     def forward(self, prepared: Any) -> Condition:
         """The condition of a prepared batch."""
 
+    def stand_in(self) -> None:
+        """Never load the pretrained network, if there is one: give zeros of its shape. For plans, which need shapes alone."""
+
 
 class ConditionerParams(StrictModel):
     """Keys that the `config` of every conditioner has."""

@@ -6,6 +6,7 @@ B batch, C channels, T samples at 48 kHz, N spectrogram frames, D output width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -93,8 +94,9 @@ class CLAPAudioConditioner(Conditioner):
     def __init__(self, dim: int, params: CLAPAudioParams, *, sample_rate: int | None = None):
         super().__init__()
         self.sample_rate, self.fuses = params.sample_rate or sample_rate or SAMPLE_RATE, params.fuses
+        self.width = params.width
         self.proj_out = projection(params.width, dim, always=params.project_out)
-        self._frozen = FrozenNetwork(partial(load_audio_half, params))
+        self._frozen = FrozenNetwork(partial(CLAPAudioReader.load, params))
 
     def parse(self, value: Any) -> MelClips:
         if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point() or not value.numel():
@@ -107,9 +109,13 @@ class CLAPAudioConditioner(Conditioner):
         return MelClips(torch.stack([row.mels for row in rows]), torch.stack([row.longer for row in rows]))
 
     def forward(self, prepared: MelClips) -> Condition:
-        with self._frozen.on(prepared.mels.device) as half:
-            vector = F.normalize(half(input_features=prepared.mels, is_longer=prepared.longer).audio_embeds, dim=-1)
+        with self._frozen.on(prepared.mels.device) as read:
+            vector = read(prepared)
         return vector_condition(project(self.proj_out, vector))
+
+    def stand_in(self) -> None:
+        width = self.width
+        self._frozen = FrozenNetwork(lambda device: lambda clips: torch.zeros(len(clips.longer), width, device=device))
 
 
 def clip_fused(audio: Tensor) -> MelClips:
@@ -147,13 +153,22 @@ def log_mel(audio: Tensor, *, slaney: bool) -> Tensor:
     return 10 * (power.T @ bank).clamp(min=FLOOR).log10()
 
 
-def load_audio_half(params: CLAPAudioParams, device: torch.device) -> nn.Module:
-    """The audio half in evaluation mode with its pretrained weights."""
-    transformers = import_transformers(KEY)
-    file = CLAPFile.read(params.clap_ckpt_path)
-    half = transformers.ClapAudioModelWithProjection(transformers.ClapAudioConfig(**_audio_config(params, file)))
-    file.load_audio(half)
-    return half.requires_grad_(False).eval().to(device)
+@dataclass(frozen=True)
+class CLAPAudioReader:
+    """Clips to the unit vectors (B, width) of a frozen CLAP."""
+
+    half: nn.Module
+
+    @classmethod
+    def load(cls, params: CLAPAudioParams, device: torch.device) -> CLAPAudioReader:
+        transformers = import_transformers(KEY)
+        file = CLAPFile.read(params.clap_ckpt_path)
+        half = transformers.ClapAudioModelWithProjection(transformers.ClapAudioConfig(**_audio_config(params, file)))
+        file.load_audio(half)
+        return cls(half.requires_grad_(False).eval().to(device))
+
+    def __call__(self, clips: MelClips) -> Tensor:
+        return F.normalize(self.half(input_features=clips.mels, is_longer=clips.longer).audio_embeds, dim=-1)
 
 
 def _audio_config(params: CLAPAudioParams, file: CLAPFile) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from stable_audio_tools.configs.errors import ConfigError, Problem
 
 from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, Form, vector_condition
 from .clap_files import EMBEDDING, KEY, CLAPFile
-from .frozen import Encoded, FrozenTextEncoder
+from .frozen import Encoded, FrozenTextEncoder, blank_encoder
 from .pretrained_text import (
     Shared,
     Texts,
@@ -122,6 +122,10 @@ class CLAPTextConditioner(Conditioner):
         if self.model is not None:
             self.model.eval()
         return self
+
+    def stand_in(self) -> None:
+        if self.model is None:
+            self._frozen = blank_encoder(MAX_LENGTH if self.params.use_text_features else 1, self.params.width)
 
     def parse(self, value: Any) -> str:
         return parse_text(value)

@@ -124,5 +124,14 @@ class Unowned:
         return self.module if tensor is None or tensor.device == device else self.module.to(device)
 
 
+def blank_encoder(tokens: int, width: int) -> FrozenTextEncoder:
+    """In place of an encoder that is not to be loaded: zeros (tokens, width) for each text."""
+
+    def encode(texts: Sequence[str]) -> list[Encoded]:
+        return [Encoded(torch.zeros(tokens, width), torch.ones(tokens, dtype=torch.bool)) for _ in texts]
+
+    return FrozenTextEncoder(lambda device: encode)
+
+
 def _size(encoded: Encoded) -> int:
     return sum(part.numel() * part.element_size() for part in encoded)

@@ -18,7 +18,7 @@ from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.configs.suggest import closest
 
 from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, Form
-from .frozen import Encoded, FrozenTextEncoder
+from .frozen import Encoded, FrozenTextEncoder, blank_encoder
 from .pretrained_text import (
     Shared,
     Texts,
@@ -107,7 +107,7 @@ class T5Conditioner(Conditioner):
 
     def __init__(self, dim: int, params: T5Params):
         super().__init__()
-        self.max_length = params.max_length
+        self.max_length, self.width = params.max_length, params.width
         self.proj_out = projection(params.width, dim, always=params.project_out)
         self.model: nn.Module | None = None
         if params.enable_grad:
@@ -121,6 +121,10 @@ class T5Conditioner(Conditioner):
         if self.model is not None:
             self.model.eval()
         return self
+
+    def stand_in(self) -> None:
+        if self.model is None:
+            self._frozen = blank_encoder(self.max_length, self.width)
 
     def parse(self, value: Any) -> str:
         return parse_text(value)

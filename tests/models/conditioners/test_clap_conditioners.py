@@ -128,6 +128,17 @@ def test_a_layer_that_is_not_there_is_refused(folder):
     assert "configs[0].config.feature_layer_ix" in text and "hidden states 0 to 2" in text and "choose from -3 to 2" in text
 
 
+@pytest.mark.parametrize(
+    ("kind", "config", "shape"),
+    [("clap_text", {}, (2, 1, 8)), ("clap_text", {"use_text_features": True}, (2, 77, 8)), ("clap_audio", {}, (2, 1, 8))],
+)
+def test_a_stand_in_has_the_shapes_and_loads_nothing(kind, config, shape):
+    model = build(kind, "/path/to/clap.ckpt", **config)
+    model.conditioners["clap"].stand_in()
+    value = torch.zeros(1, 4800) if kind == "clap_audio" else "a bell"
+    assert model([{"clap": value}] * 2, "cpu")["clap"].tensor.shape == shape
+
+
 def tone(seconds, rate=48000, frequency=440.0):
     return 0.3 * torch.sin(2 * math.pi * frequency * torch.arange(int(seconds * rate)) / rate)
 

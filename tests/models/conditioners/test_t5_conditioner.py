@@ -208,3 +208,10 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
         model(PROMPTS, "cpu")
     text = str(error.value)
     assert "prompt.t5_model_name" in text and "need the package transformers" in text and 'pip install -e ".[text]"' in text
+
+
+def test_a_stand_in_has_the_shapes_and_loads_nothing():
+    model = build("t5-base", cond_dim=8, max_length=5)
+    model.conditioners["prompt"].stand_in()
+    made = model(PROMPTS, "cpu")["prompt"]
+    assert made.tensor.shape == (3, 5, 8) and made.mask.shape == (3, 5)
