@@ -52,6 +52,16 @@ class _WeightNorm(nn.Module):
         del self.weight_g, self.weight_v
         self.weight = weight
 
+    @torch.no_grad()
+    def restore_weight_norm(self) -> None:
+        """The reverse of `remove_weight_norm`, to train on: g = |w|, v = w; the output does not change. Idempotent."""
+        if not self.folded:
+            return
+        trained = self.weight.requires_grad
+        self._own_weight_norm()
+        self.weight_g.requires_grad_(trained)
+        self.weight_v.requires_grad_(trained)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         weight, g, v = (prefix + name for name in ("weight", "weight_g", "weight_v"))
         if self.folded and g in state_dict and v in state_dict:

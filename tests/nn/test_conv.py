@@ -57,6 +57,17 @@ def test_removing_weight_norm_changes_the_keys_and_not_the_output(layer):
     assert torch.equal(layer(X), before)
 
 
+def test_restoring_weight_norm_is_the_way_back(layer):
+    before, keys = layer(X), set(layer.state_dict())
+    layer.remove_weight_norm()
+    layer.weight.requires_grad_(False)
+    layer.restore_weight_norm()
+    layer.restore_weight_norm()
+    assert set(layer.state_dict()) == keys
+    assert not layer.weight_g.requires_grad and not layer.weight_v.requires_grad
+    torch.testing.assert_close(layer(X), before)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_either_spelling_loads_into_either_form(layer, dtype):
     owned = {key: value.to(dtype, copy=True) for key, value in layer.state_dict().items()}
