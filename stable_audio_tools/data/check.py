@@ -12,6 +12,7 @@ from stable_audio_tools.audio.io import shown
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.data.audio_dir import AudioDirConfig
 from stable_audio_tools.data.scan import Scan, scan_folder
+from stable_audio_tools.data.unread import UnreadConfig
 
 BOUNDS_S = (1, 3, 10, 30, 60, 180, 600)  # of the groups that lengths are counted in
 
@@ -86,8 +87,10 @@ def check_data(config: StrictModel, *, sample_rate: int | None = None, thorough:
         thorough: read all of every file.
 
     Raises:
-        ConfigError: a folder, or its table of captions, cannot be read.
+        ConfigError: a folder, or its table of captions, cannot be read, or data of this type cannot.
     """
+    if isinstance(config, UnreadConfig):
+        config.refuse()
     if not isinstance(config, AudioDirConfig):
         return DataReport(())
     scans = [(item.id, scan_folder(item.path, config.limits(), thorough=thorough)) for item in config.datasets]

@@ -13,8 +13,9 @@ from stable_audio_tools.data.audio_dir import AudioDirConfig
 from stable_audio_tools.data.loader import AudioLoader
 from stable_audio_tools.data.metadata_module import require_permission
 from stable_audio_tools.data.synthetic import SyntheticConfig
+from stable_audio_tools.data.unread import PreEncodedConfig, WebDatasetConfig
 
-DATASETS = Family("dataset", AudioDirConfig, SyntheticConfig, key="dataset_type")
+DATASETS = Family("dataset", AudioDirConfig, SyntheticConfig, PreEncodedConfig, WebDatasetConfig, key="dataset_type")
 DatasetConfig = Annotated[StrictModel, DATASETS]
 
 
