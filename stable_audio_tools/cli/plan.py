@@ -90,6 +90,7 @@ def _lines(plan: Plan, config: Any) -> list[str]:
         ("memory", f"{_bytes(memory.total)} at most, on each device"),
         *((f"  {kind}", _bytes(getattr(memory, kind))) for kind in kinds if getattr(memory, kind)),
         ("disk", f"{_bytes(plan.checkpoint)} a checkpoint, {_bytes(plan.export)} an export"),
+        *(("not counted", f"the frozen network of {name}") for name in plan.uncounted),
     ]
     return [f"  {name:<15} {text}" for name, text in rows]
 

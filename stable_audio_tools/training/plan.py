@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stable_audio_tools.models.conditioners import Conditioner
 from stable_audio_tools.training.config import AnyRun
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
 from stable_audio_tools.training.module import TrainingModule
@@ -53,6 +54,7 @@ class Plan:
     flops: of one train step, averaged over the players that alternate.
     turns: each player's step by itself.
     checkpoint, export: bytes of a file on disk.
+    uncounted: conditioners whose frozen network is loaded when training starts, and whose memory is not known before.
     """
 
     batch_size: int
@@ -63,6 +65,7 @@ class Plan:
     turns: tuple[Turn, ...]
     checkpoint: int
     export: int
+    uncounted: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,7 +85,7 @@ def make_plan(config: AnyRun, *, batch_size: int = 1, precision: str = "32-true"
     flops = sum(turn.flops for turn in turns) // len(turns) * accum_batches
     export = size_of(module.sampling_model.state_dict().values())
     checkpoint = memory.weights + memory.average + memory.optimizer
-    return Plan(batch_size, precision, parts, flops, memory, turns, checkpoint, export)
+    return Plan(batch_size, precision, parts, flops, memory, turns, checkpoint, export, _loaded_later(module))
 
 
 def largest_batch(config: AnyRun, limit: int, *, precision: str = "32-true", accum_batches: int = 1) -> Plan | None:
@@ -110,6 +113,12 @@ def _parts(module: TrainingModule) -> tuple[Part, ...]:
         named["discriminator"] = discriminator
     parts = (_part(name, part) for name, part in named.items())
     return tuple(part for part in parts if part.parameters)
+
+
+def _loaded_later(module: TrainingModule) -> tuple[str, ...]:
+    conditioner = getattr(module.model, "conditioner", None)
+    named = {} if conditioner is None else conditioner.conditioners
+    return tuple(name for name, part in named.items() if type(part).stand_in is not Conditioner.stand_in)
 
 
 def _part(name: str, module: nn.Module) -> Part:

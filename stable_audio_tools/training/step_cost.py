@@ -19,9 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from stable_audio_tools.diffusion.timesteps import parse_timestep_sampler
 from stable_audio_tools.models.conditioners import Conditioner
 from stable_audio_tools.models.config import BaseModelConfig
 from stable_audio_tools.training.module import TrainingModule
+from stable_audio_tools.training.noising import Noising
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 WHOLE = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
@@ -60,6 +62,7 @@ def measure_turns(module: TrainingModule, config: BaseModelConfig, batch_size: i
         for part in module.modules():
             if isinstance(part, Conditioner):
                 part.stand_in()
+        _fake_timesteps(module)
         module.train()
         batch = _example_batch(module, config, batch_size, WHOLE.get(precision, torch.float32))
         players = module.strategy.players(module.model)
@@ -133,6 +136,13 @@ def _fake_weights(module: nn.Module, dtype: torch.dtype | None) -> None:
             slots.update({name: fake(tensor) for name, tensor in slots.items() if tensor is not None})
 
 
+def _fake_timesteps(module: nn.Module) -> None:
+    """Which noise levels are drawn costs nothing, and a Sobol sequence cannot be drawn from fake tensors."""
+    for part in module.modules():
+        if isinstance(part, Noising):
+            part.sampler = parse_timestep_sampler("logit_normal")
+
+
 def _example_batch(module: TrainingModule, config: BaseModelConfig, batch_size: int, dtype: torch.dtype) -> Any:
     """What a data loader would give: clips as long as the config says, with metadata that every conditioner accepts."""
     audio = torch.zeros(batch_size, config.audio_channels, config.sample_size, dtype=dtype)
@@ -202,8 +212,13 @@ def _flop_counter() -> FlopCounterMode:
 
 
 def _attention_flops(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+    return sdpa_flop_count(query, _shared(key, query), _shared(value, query))
 
 
 def _attention_backward_flops(grad: Shape, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)
+    return sdpa_backward_flop_count(grad, query, _shared(key, query), _shared(value, query))
+
+
+def _shared(keys: Shape, query: Shape) -> Shape:
+    """The shape of keys or values once each is repeated for the query heads that share it."""
+    return (keys[0], query[1], *keys[2:])

@@ -28,7 +28,19 @@ def recomputed():
     return config
 
 
-CONFIGS = {"text to audio": text_to_audio, "autoencoder": autoencoder, "no discriminator": without_discriminator, "recomputed": recomputed}
+def grouped_heads():
+    config = text_to_audio(timestep_sampler="uniform")
+    config["model"]["diffusion"]["config"]["project_cond_tokens"] = False
+    return config
+
+
+CONFIGS = {
+    "text to audio": text_to_audio,
+    "autoencoder": autoencoder,
+    "no discriminator": without_discriminator,
+    "recomputed": recomputed,
+    "grouped heads": grouped_heads,
+}
 
 
 def planned(make, **options):
@@ -120,6 +132,22 @@ def test_the_largest_batch_is_the_last_that_fits(make):
     found = largest_batch(config, limit)
     assert found.memory.total <= limit < make_plan(config, batch_size=found.batch_size + 1).memory.total
     assert largest_batch(config, 1000) is None
+
+
+def test_a_frozen_text_model_is_neither_loaded_nor_counted():
+    def with_t5():
+        config = text_to_audio()
+        prompt = config["model"]["conditioning"]["configs"][0]
+        prompt |= {"type": "t5", "config": {"t5_model_name": "t5-small", "max_length": 8}}
+        diffusion = config["model"]["diffusion"]
+        diffusion |= {"global_cond_ids": []}
+        diffusion["config"] |= {"global_cond_dim": 0}
+        return config
+
+    plan = planned(with_t5)
+    assert plan.uncounted == ("prompt",)
+    assert plan.flops > 0
+    assert not planned(text_to_audio).uncounted
 
 
 # the command
