@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import nn
 
-    from stable_audio_tools.training.config import AutoencoderRun, DiffusionCondRun
+    from stable_audio_tools.training.config import AnyRun
     from stable_audio_tools.training.module import TrainingModule
 
 __all__ = ["configure", "run"]
@@ -42,7 +42,7 @@ class Plan:
     """A run as asked for, validated; nothing is built yet."""
 
     options: dict[str, Any]
-    config: AutoencoderRun | DiffusionCondRun
+    config: AnyRun
     model_document: dict[str, Any]
     dataset: Any
     dataset_document: dict[str, Any]

@@ -187,6 +187,7 @@ SHORTHAND: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "autoencoder": ("AdamW", {"betas": (0.8, 0.99)}),
     "discriminator": ("AdamW", {"betas": (0.8, 0.99)}),
     "diffusion": ("Adam", {}),
+    "lm": ("AdamW", {"betas": (0.9, 0.95), "weight_decay": 0.1}),
 }
 """What `learning_rate` alone stands for, by player; published recipes rely on it."""
 
