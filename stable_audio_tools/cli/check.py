@@ -90,13 +90,18 @@ def _model(document: Any, path: str, text: str) -> Facts:
 
 
 def _latents(config: Any) -> Facts:
-    """The domain that the model works in: channels, and samples per frame."""
+    """The domain that the model works in: channels or codebooks, and samples per frame."""
     body = config.model
-    pretransform = getattr(body, "pretransform", None)
-    channels = getattr(body, "latent_dim", None) or body.io_channels
-    ratio = getattr(body, "downsampling_ratio", None) or (pretransform.downsampling_ratio if pretransform else 1)
-    frames = config.sample_size // ratio
-    return {"latent_shape": [channels, frames], "downsampling_ratio": ratio, "frame_rate": config.sample_rate / ratio}
+    decoded_by_diffusion = config.model_type == "diffusion_autoencoder"
+    ratio = body.frame_ratio * body.pretransform_ratio if decoded_by_diffusion else body.downsampling_ratio
+    tokens = body.pretransform if config.model_type == "lm" else None
+    channels = tokens.num_quantizers if tokens else getattr(body, "latent_dim", None) or body.io_channels
+    return {
+        "latent_shape": [channels, config.sample_size // ratio],
+        **({"codebook_size": tokens.codebook_size} if tokens else {}),
+        "downsampling_ratio": ratio,
+        "frame_rate": config.sample_rate / ratio,
+    }
 
 
 def _parameters(document: Mapping[str, Any]) -> dict[str, int]:
@@ -143,7 +148,10 @@ def _table(checked: Checked) -> list[str]:
         frames = f"{sizes[1]} frames of {facts['downsampling_ratio']} samples, {facts['frame_rate']:.4g} a second"
         rows["parameters"] = _count(sum(facts["parameters"].values())) + _shares(facts["parameters"])
         rows["clip"] = f"{size} samples at {rate} Hz, {size / rate:.2f} s, {'mono' if channels == 1 else f'{channels} channels'}"
-        rows["latents"] = f"{sizes[0]} channels x {frames}"
+        if "codebook_size" in facts:
+            rows["tokens"] = f"{sizes[0]} of {facts['codebook_size']} x {frames}"
+        else:
+            rows["latents"] = f"{sizes[0]} channels x {frames}"
     good = "" if checked.error else "good "
     return [f"{checked.file}: {good}{facts['kind']}", *(f"  {name:<11} {text}" for name, text in rows.items())]
 
