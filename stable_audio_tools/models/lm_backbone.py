@@ -6,26 +6,25 @@ B batch, K codebooks, S steps, D width, V vocabulary, M and P condition tokens. 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from stable_audio_tools.configs.base import StrictModel
-from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.configs.errors import Problem
 from stable_audio_tools.nn.cache import TransformerCache
-from stable_audio_tools.nn.transformer import ContinuousTransformer
+from stable_audio_tools.nn.feedforward import two_layers
 
 from .conditioners.routing import Inputs
-from .denoisers.dit import ActivationCheckpointing, AttentionParams, FeedForwardParams, NormParams
+from .transformer_params import TransformerParams
 
 DIM_HEADS = 64
 
 
-class LMParams(StrictModel):
+class LMParams(TransformerParams):
+    cross_keys = ("cross_attn_cond_dim", "project_cross_attn_cond")
+
     embed_dim: PositiveInt = Field(description="width of a step")
-    depth: PositiveInt = Field(description="number of blocks")
     dim_heads: PositiveInt | None = Field(default=None, description=f"channels of an attention head; default {DIM_HEADS}")
     num_heads: PositiveInt | None = Field(default=None, description="attention heads, instead of dim_heads")
     cross_attn_cond_dim: NonNegativeInt = Field(default=0, description="width of cross-attention conditions; 0: no cross-attention")
@@ -37,32 +36,10 @@ class LMParams(StrictModel):
         description="step i attends to condition tokens 0 to i alone, as the peer's models were made; false: to all, which a prompt wants",
     )
     mask_condition_padding: bool = Field(default=True, description="never attend to padding tokens of a prompt")
-    prepend_cond_dim: NonNegativeInt = Field(default=0, description="width of prepended conditions; 0: there are none")
     global_cond_dim: PositiveInt | None = Field(
         default=None, description="width of all global conditions together, which scale, shift and gate each block; default: what it is"
     )
-    final_cross_attn_ix: int = Field(default=-1, ge=-1, description="last block with cross-attention; -1: all have it")
-    rotary_pos_emb: bool = Field(default=True, description="rotary positions")
-    zero_init_branch_outputs: bool = Field(default=True, description="blocks start as the identity")
     conformer: bool = Field(default=False, description="must be false: the module sees later tokens")
-    use_sinusoidal_emb: bool = Field(default=False, description="add sinusoidal positions")
-    use_abs_pos_emb: bool = Field(default=False, description="add learned positions")
-    abs_pos_emb_max_length: PositiveInt = Field(default=10000, description="number of learned positions")
-    num_memory_tokens: NonNegativeInt = Field(default=0, description="learned tokens in front of the sequence")
-    sliding_window: tuple[int, int] | None = Field(default=None, description="tokens seen on the left and right; -1: all on that side")
-    remove_norms: bool = Field(default=False, description="DynamicTanh for layer norms")
-    add_rope: bool = Field(default=False, description="a rotary table in each block, when rotary_pos_emb is false")
-    layer_scale: bool = Field(default=False, description="learned gains of the branches, from 1e-5; they are then not zero-initialised")
-    attn_kwargs: AttentionParams = Field(default_factory=AttentionParams)
-    ff_kwargs: FeedForwardParams = Field(default_factory=FeedForwardParams)
-    norm_kwargs: NormParams = Field(default_factory=NormParams)
-    activation_checkpointing: ActivationCheckpointing = "none"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if problems := [*self._width_problems(), *self._future_problems(), *self._idle_settings()]:
-            raise ConfigError(problems)
-        return self
 
     @property
     def head_channels(self) -> int:
@@ -71,30 +48,20 @@ class LMParams(StrictModel):
         return min(self.dim_heads or DIM_HEADS, self.embed_dim)
 
     @property
-    def context_dim(self) -> int:
-        """Width of the tokens that blocks attend to."""
-        return self.embed_dim if self.project_cross_attn_cond else self.cross_attn_cond_dim
+    def is_causal(self) -> bool:
+        return True
 
-    def _width_problems(self) -> Iterator[Problem]:
-        width, head, cond = self.embed_dim, self.head_channels, self.cross_attn_cond_dim
-        key = "num_heads" if self.num_heads is not None else "dim_heads"
+    def _problems(self) -> Iterator[Problem]:
+        yield from super()._problems()
+        yield from self._future_problems()
+
+    def _head_problems(self) -> Iterator[Problem]:
+        key = "dim_heads" if self.num_heads is None else "num_heads"
         if self.num_heads is not None and self.dim_heads is not None:
             yield Problem(("num_heads",), "num_heads and dim_heads say the same thing", "keep one")
-        elif width % (self.num_heads or head):
-            message = f"embed_dim {width} is no multiple of {key} {self.num_heads or head}"
+        elif self.embed_dim % (self.num_heads or self.head_channels):
+            message = f"embed_dim {self.embed_dim} is no multiple of {key} {self.num_heads or self.head_channels}"
             yield Problem(("embed_dim",), message, f"change embed_dim or {key}")
-        elif cond and not self.project_cross_attn_cond and (cond % head or width % cond):
-            message = (
-                f"project_cross_attn_cond is false, so cross_attn_cond_dim {cond} must hold whole heads of {head} channels "
-                f"and divide embed_dim {width}"
-            )
-            yield Problem(("cross_attn_cond_dim",), message, 'set "project_cross_attn_cond": true, or change cross_attn_cond_dim')
-        if self.sliding_window is not None and min(self.sliding_window) < -1:
-            given = list(self.sliding_window)
-            yield Problem(("sliding_window",), f"expected two numbers from -1 up, got {given}", "-1 means: all on that side")
-        if cond and self.final_cross_attn_ix >= self.depth:
-            message = f"final_cross_attn_ix {self.final_cross_attn_ix} is none of the {self.depth} blocks (depth), which count from 0"
-            yield Problem(("final_cross_attn_ix",), message, "-1 means: all of them")
 
     def _future_problems(self) -> Iterator[Problem]:
         """Options that would show a step the tokens it is to predict: training would look perfect, and generation be noise."""
@@ -108,22 +75,10 @@ class LMParams(StrictModel):
                 yield Problem(path, f"{path[-1]} shows a step the later ones, which a language model has to predict", "remove it")
 
     def _idle_settings(self) -> Iterator[Problem]:
-        """Settings that could not take effect."""
-        given = self.model_fields_set
-        if not self.cross_attn_cond_dim:
-            for key in ("project_cross_attn_cond", "causal_cross_attention", "final_cross_attn_ix"):
-                if key in given and getattr(self, key) != type(self).model_fields[key].default:
-                    yield Problem((key,), "has no effect without cross_attn_cond_dim", "remove it")
-        if "mask_condition_padding" in given and not (self.cross_attn_cond_dim or self.prepend_cond_dim):
-            yield Problem(("mask_condition_padding",), "has no effect without cross_attn_cond_dim or prepend_cond_dim", "remove it")
-        if self.use_sinusoidal_emb and self.use_abs_pos_emb:
-            yield Problem(("use_abs_pos_emb",), "use_sinusoidal_emb and use_abs_pos_emb exclude each other", "keep one")
-        if "abs_pos_emb_max_length" in given and not self.use_abs_pos_emb:
-            yield Problem(("abs_pos_emb_max_length",), "has no effect without use_abs_pos_emb", "set it true, or remove the length")
-        if self.add_rope and self.rotary_pos_emb:
-            yield Problem(("add_rope",), "has no effect while rotary_pos_emb is true", 'set "rotary_pos_emb": false, or remove it')
-        if self.remove_norms and self.norm_kwargs.model_fields_set:
-            yield Problem(("norm_kwargs",), "has no effect: remove_norms leaves no layer norm", "remove one of the two")
+        yield from super()._idle_settings()
+        for key, default in (("project_cross_attn_cond", False), ("causal_cross_attention", True)):
+            if not self.cross_attn_cond_dim and getattr(self, key) != default:
+                yield Problem((key,), "has no effect without cross_attn_cond_dim", "remove it")
 
 
 class LMBackbone(nn.Module):
@@ -137,36 +92,10 @@ class LMBackbone(nn.Module):
         super().__init__()
         width, cross_dim = params.embed_dim, params.cross_attn_cond_dim
         self.embed_dim, self.masks_padding = width, params.mask_condition_padding
-        self.model = ContinuousTransformer(
-            width,
-            params.depth,
-            dim_in=width,
-            dim_out=width,
-            dim_heads=params.head_channels,
-            cross_attend=cross_dim > 0,
-            cond_token_dim=params.context_dim or None,
-            global_cond_dim=global_cond_dim or None,
-            causal=True,
-            causal_cross_attention=params.causal_cross_attention,
-            final_cross_attn_ix=params.final_cross_attn_ix,
-            rotary_pos_emb=params.rotary_pos_emb,
-            zero_init_branch_outputs=params.zero_init_branch_outputs,
-            use_sinusoidal_emb=params.use_sinusoidal_emb,
-            use_abs_pos_emb=params.use_abs_pos_emb,
-            abs_pos_emb_max_length=params.abs_pos_emb_max_length,
-            num_memory_tokens=params.num_memory_tokens,
-            sliding_window=params.sliding_window,
-            remove_norms=params.remove_norms,
-            add_rope=params.add_rope,
-            layer_scale=params.layer_scale,
-            attn_kwargs=params.attn_kwargs.kwargs(),
-            ff_kwargs=params.ff_kwargs.kwargs(),
-            norm_kwargs=params.norm_kwargs.kwargs(),
-            activation_checkpointing=params.activation_checkpointing,
-        )
+        self.model = params.transformer(dim_in=width, dim_out=width, global_cond_dim=global_cond_dim or None)
         if params.prepend_cond_dim:
-            self.to_prepend_embed = _mlp(params.prepend_cond_dim, width)
-        self.to_cross_attn_embed = _mlp(cross_dim, width) if cross_dim and params.project_cross_attn_cond else nn.Identity()
+            self.to_prepend_embed = two_layers(params.prepend_cond_dim, width)
+        self.to_cross_attn_embed = two_layers(cross_dim, width) if cross_dim and params.project_cross_attn_cond else nn.Identity()
 
     def forward(self, x: Tensor, inputs: Inputs, cache: TransformerCache | None = None) -> Tensor:
         """Steps (B, S, D) to (B, S, D); with a cache, x are the new steps, and tokens of conditions are kept from the first call on."""
@@ -216,7 +145,3 @@ class CodebookTransformer(nn.Module):
     def heads(self, x: Tensor) -> Tensor:
         """(B, S, D) to (B, K, S, V)."""
         return torch.stack([head(x) for head in self.quantizer_heads], dim=1)
-
-
-def _mlp(dim: int, dim_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(dim, dim_out, bias=False), nn.SiLU(), nn.Linear(dim_out, dim_out, bias=False))

@@ -116,3 +116,8 @@ class ConformerModule(nn.Module):
 def zero_masked(x: Tensor, mask: Tensor) -> Tensor:
     """(B, N, D) with zeros where the mask (B, N) is False."""
     return x.masked_fill(~mask[..., None], 0)
+
+
+def two_layers(dim: int, dim_out: int, *, bias: bool = False) -> nn.Sequential:
+    """A network from vectors of width `dim` to width `dim_out`, as published models bring conditions to their own width."""
+    return nn.Sequential(nn.Linear(dim, dim_out, bias=bias), nn.SiLU(), nn.Linear(dim_out, dim_out, bias=bias))

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.models.conditioners.routing import resize_signal
+from stable_audio_tools.models.transformer_params import ActivationCheckpointing
 from stable_audio_tools.nn.adp import (
     TRANSFORMER_GROUPS,
     BlockSizes,
@@ -30,8 +31,6 @@ from stable_audio_tools.nn.adp import (
     time_embedding,
 )
 from stable_audio_tools.nn.stft_channels import STFTChannels
-
-from .dit import ActivationCheckpointing
 
 
 class ADPParams(StrictModel):

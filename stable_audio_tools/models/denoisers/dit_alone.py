@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 
-from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.configs.errors import Problem
 
 from .base import BaseDecoderDenoiserConfig, BaseUnconditionalConfig, ObjectiveName, halved
 from .dit import DiffusionTransformer, DiTDenoiser, DiTParams
@@ -19,33 +19,26 @@ class UnconditionalDiTParams(DiTParams):
     io_channels: PositiveInt = Field(alias="in_channels", description="channels in and out")
     diffusion_objective: ObjectiveName = Field(default="v", description=OBJECTIVE)
 
-    @model_validator(mode="after")
-    def _unconditional(self) -> Self:
-        if problems := [*_condition_problems(self, "a diffusion_uncond model"), *_concat_problems(self)]:
-            raise ConfigError(problems)
-        return self
+    def _problems(self) -> Iterator[Problem]:
+        yield from super()._problems()
+        yield from _condition_problems(self, "a diffusion_uncond model")
+        if width := self.input_concat_dim:
+            message = f"input_concat_dim is {width}, but a diffusion_uncond model has nothing to put beside its input"
+            yield Problem(("input_concat_dim",), message, "set it to 0, or remove it", width)
 
 
 class DecoderDiTParams(DiTParams):
     diffusion_objective: ObjectiveName = Field(default="v", description=OBJECTIVE)
 
-    @model_validator(mode="after")
-    def _latents_alone(self) -> Self:
-        if problems := [*_condition_problems(self, "a diffusion_autoencoder")]:
-            raise ConfigError(problems)
-        return self
+    def _problems(self) -> Iterator[Problem]:
+        yield from super()._problems()
+        yield from _condition_problems(self, "a diffusion_autoencoder")
 
 
 def _condition_problems(params: DiTParams, model: str) -> Iterator[Problem]:
     for key in ("cond_token_dim", "global_cond_dim", "prepend_cond_dim"):
         if width := getattr(params, key):
             yield Problem((key,), f"{key} is {width}, but {model} has no such conditions", "set it to 0, or remove it", width)
-
-
-def _concat_problems(params: DiTParams) -> Iterator[Problem]:
-    if width := params.input_concat_dim:
-        message = f"input_concat_dim is {width}, but a diffusion_uncond model has nothing to put beside its input"
-        yield Problem(("input_concat_dim",), message, "set it to 0, or remove it", width)
 
 
 class DiTUnconditionalConfig(BaseUnconditionalConfig):
