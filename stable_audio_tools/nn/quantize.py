@@ -6,12 +6,13 @@ B batch, T frames, D width, N = B T vectors, K codebook entries, Q codebooks. To
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
+
+from .exact import at_least_single, no_autocast
 
 TINY = 1e-12  # under square roots, whose gradient at zero is infinite
 
@@ -19,17 +20,6 @@ TINY = 1e-12  # under square roots, whose gradient at zero is infinite
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
     """`quantized` to the bit, with the gradient of `x` (arXiv:1308.3432)."""
     return quantized.detach() + (x - x.detach())
-
-
-def no_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Where distances, levels and moving averages are computed, for which half precision is too coarse."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-
-
-def at_least_single(x: Tensor) -> Tensor:
-    """Half precision to single."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Codebook(nn.Module):

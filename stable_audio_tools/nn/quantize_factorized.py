@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .conv import WNConv1d
-from .quantize import at_least_single, no_autocast, straight_through, unit
+from .exact import at_least_single, no_autocast
+from .quantize import straight_through, unit
 
 
 class Quantized(NamedTuple):

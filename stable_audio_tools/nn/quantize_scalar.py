@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .quantize import at_least_single, no_autocast, straight_through
+from .exact import at_least_single, no_autocast
+from .quantize import straight_through
 
 
 class LevelGrid(nn.Module):

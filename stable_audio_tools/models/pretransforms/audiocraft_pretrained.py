@@ -27,7 +27,7 @@ from stable_audio_tools.models.bottlenecks.base import check_tokens
 from stable_audio_tools.models.checkpoint_error import bad_file
 from stable_audio_tools.models.checkpoints import LoadedWeights, load_into, load_weights
 from stable_audio_tools.models.weight_files import read_weight_file
-from stable_audio_tools.nn.quantize import at_least_single, no_autocast
+from stable_audio_tools.nn.exact import at_least_single, no_autocast
 
 from .base import BasePretransformConfig, Pretransform
 from .codec_files import LOCAL, hub_file, one_of, told_at

@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.nn.exact import FixedFilters, in_full_precision
 
 from .base import Pretransform, WeightlessPretransformConfig
-from .exact import FixedFilters, in_full_precision
 
 SEARCH_TOLERANCE = 1e-4  # of the cutoff and of the error; the published filters come from a search that stops there
 SEARCH_STEPS = 200
@@ -37,7 +38,8 @@ class PQMFParams(StrictModel):
     def _power_of_two(self) -> Self:
         if self.num_bands & (self.num_bands - 1):
             below = 1 << self.num_bands.bit_length() - 1
-            raise ValueError(f"num_bands must be a power of 2, got {self.num_bands}: choose {below} or {2 * below}")
+            message = f"num_bands must be a power of 2, got {self.num_bands}"
+            raise ConfigError([Problem(("num_bands",), message, f"choose {below} or {2 * below}", self.num_bands)])
         return self
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.nn.exact import FixedFilters, in_full_precision
 
 from .base import Pretransform, WeightlessPretransformConfig
-from .exact import FixedFilters, in_full_precision
 
 Wavelet = Literal["bior2.2", "bior2.4", "bior2.6", "bior2.8", "bior4.4", "bior6.8"]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.nn.exact import at_least_single
 from stable_audio_tools.training.losses.filters import a_weighting_fir, mel_filterbank
 from stable_audio_tools.training.losses.spectra import complex_distance, magnitude_distance, power, spectral_convergence
 
@@ -208,11 +209,6 @@ class Resolution(nn.Module):
     def _reduced(self, difference: Tensor) -> Tensor:
         distance = difference.abs() if self.params.mag_distance == "L1" else difference.square()
         return distance.mean((1, 2, 3)) if self.params.reduction == "mean" else distance.sum((1, 2, 3))
-
-
-def at_least_single(audio: Tensor) -> Tensor:
-    """Half precision to single; there are no half-precision transforms, and its means are too coarse."""
-    return audio.to(torch.promote_types(audio.dtype, torch.float32))
 
 
 def fir_filter(audio: Tensor, taps: Tensor) -> Tensor:

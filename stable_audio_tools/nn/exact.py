@@ -1,9 +1,9 @@
-"""Fixed filters in full precision: a filter bank whose coefficients are rounded no longer gives back what it took."""
+"""Full precision for what half precision is too coarse for: fixed filters, whose rounding adds noise; transforms, distances, averages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
 import torch
@@ -23,11 +23,20 @@ class FixedFilters(nn.Module):
         return self
 
 
+def no_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Inside, what is computed on the device of `x` keeps the precision of its inputs."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """`x` itself in float32 or float64, half-precision numbers in float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def in_full_precision(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """`function(x)` in at least float32, under autocast too, returned in the dtype of `x`."""
-    device = x.device.type
-    full = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
     # On CUDA a float32 convolution is one of TF32 unless a global switch says otherwise: 10 bits of mantissa, and 60 dB.
     least = torch.float64 if x.is_cuda else torch.float32
-    with full:
+    with no_autocast(x):
         return function(x.to(torch.promote_types(x.dtype, least))).to(x.dtype)
