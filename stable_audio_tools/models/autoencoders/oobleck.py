@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.nn.conv import ResidualUnit, WNConv1d, activation, downsampler, upsampler
 
 from .base import BaseDecoderConfig, BaseEncoderConfig
@@ -34,7 +35,8 @@ class OobleckParams(StrictModel):
     @model_validator(mode="after")
     def _one_width_per_stride(self) -> Self:
         if len(self.c_mults) != len(self.strides):
-            raise ValueError(f"c_mults has {len(self.c_mults)} entries and strides has {len(self.strides)}: give one width per stride")
+            message = f"c_mults has {len(self.c_mults)} entries and strides has {len(self.strides)}"
+            raise ConfigError([Problem(("strides",), message, "give one width per stride")])
         return self
 
     @property

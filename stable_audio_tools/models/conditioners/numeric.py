@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from stable_audio_tools.configs.errors import value_text
+from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.nn.embeddings import NumberEmbedding
 
 from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, vector_condition
@@ -101,8 +101,9 @@ class ListParams(ConditionerParams):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        if repeated := sorted({str(option) for option in self.options if self.options.count(option) > 1}):
-            raise ValueError(f"options has {', '.join(repeated)} more than once; keep one of each")
+        for index, option in enumerate(self.options):
+            if option in self.options[:index]:
+                raise ConfigError([Problem(("options", index), f"{value_text(option)} is listed twice", "keep one", option)])
         return self
 
 
@@ -160,5 +161,7 @@ def as_number(value: Any) -> float:
 
 def _check_range(params: Any) -> Any:
     if params.min_val >= params.max_val:
-        raise ValueError(f"min_val must be below max_val, got {params.min_val} and {params.max_val}")
+        message = f"min_val must be below max_val, got {params.min_val} and {params.max_val}"
+        key = "max_val" if "max_val" in params.model_fields_set else "min_val"
+        raise ConfigError([Problem((key,), message, "exchange them, or give a range")])
     return params

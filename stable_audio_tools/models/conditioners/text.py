@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from stable_audio_tools.configs.errors import value_text
+from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.nn.transformer import ContinuousTransformer
 
 from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, vector_condition
@@ -41,9 +41,11 @@ class BytesParams(ConditionerParams):
     def _settings_act(self) -> Self:
         idle = sorted({"depth", "num_heads"} & self.model_fields_set)
         if idle and self.encoder == "ngram":
-            raise ValueError(f'{" and ".join(idle)} belong to the transformer; set "encoder": "transformer" or remove them')
+            fix = 'set "encoder": "transformer", or remove it'
+            raise ConfigError([Problem((key,), f"{key} belongs to the transformer", fix, on_key=True) for key in idle])
         if self.encoder == "transformer" and self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} is no multiple of num_heads {self.num_heads}; make it one")
+            message = f"embed_dim {self.embed_dim} is no multiple of num_heads {self.num_heads}"
+            raise ConfigError([Problem(("embed_dim",), message, "change embed_dim or num_heads", self.embed_dim)])
         return self
 
 

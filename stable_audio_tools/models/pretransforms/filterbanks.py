@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import ConfigError, Problem
 
 from .base import Pretransform, WeightlessPretransformConfig
 
@@ -21,7 +22,8 @@ class PatchedParams(StrictModel):
     @model_validator(mode="after")
     def _whole_hop(self) -> Self:
         if self.patch_size % self.oversampling:
-            raise ValueError(f"patch_size {self.patch_size} is no multiple of oversampling {self.oversampling}: choose one that divides it")
+            message = f"patch_size {self.patch_size} is no multiple of oversampling {self.oversampling}"
+            raise ConfigError([Problem(("oversampling",), message, "choose one that divides it", self.oversampling)])
         return self
 
     @property

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import ConfigError, Problem
 
 from .base import Pretransform, WeightlessPretransformConfig
 from .filterbanks import overlap_add
@@ -38,19 +39,20 @@ class LogSpectrogramParams(StrictModel):
     @model_validator(mode="after")
     def _frames_tile(self) -> Self:
         if self.n_fft % self.hop_length or self.n_fft < 2 * self.hop_length or self.hop_length % 2:
-            raise ValueError(
-                f"n_fft {self.n_fft} with hop_length {self.hop_length}: hop_length must be even and go at least twice into n_fft, "
-                f"best 4 times, such as {max(self.n_fft // 8 * 2, 2)}"
-            )
+            message = f"hop_length must be even and go at least twice into n_fft, got n_fft {self.n_fft} and hop_length {self.hop_length}"
+            fix = f"best 4 times, such as {max(self.n_fft // 8 * 2, 2)}"
+            raise ConfigError([Problem(("hop_length",), message, fix, self.hop_length)])
         return self
 
     @model_validator(mode="after")
     def _one_number_per_bin(self) -> Self:
         for name, value in (("mean", self.mean), ("std", self.std)):
             if isinstance(value, tuple) and len(value) != self.bins:
-                raise ValueError(f"{name} has {len(value)} numbers, but n_fft {self.n_fft} has {self.bins} bins: give {self.bins}, or one")
+                message = f"{name} has {len(value)} numbers, but n_fft {self.n_fft} has {self.bins} bins"
+                raise ConfigError([Problem((name,), message, f"give {self.bins}, or one")])
         if min(self.std if isinstance(self.std, tuple) else (self.std,)) <= 0:
-            raise ValueError(f"std must be above 0, got {self.std if isinstance(self.std, float) else min(self.std)}")
+            least = self.std if isinstance(self.std, float) else min(self.std)
+            raise ConfigError([Problem(("std",), f"std must be above 0, got {least}", "give the deviation")])
         return self
 
     @property

@@ -98,5 +98,5 @@ def test_requires_grad_false_freezes():
 
 
 def test_one_width_per_stride():
-    with pytest.raises(ValidationError, match="c_mults has 2 entries and strides has 3: give one width per stride"):
+    with pytest.raises(ValidationError, match="c_mults has 2 entries and strides has 3\n  = give one width per stride"):
         OobleckEncoderConfig.model_validate({"type": "oobleck", "config": {"c_mults": [1, 2], "strides": [2, 2, 2]}})

@@ -123,7 +123,7 @@ def test_only_what_is_used_is_built_and_all_of_it_trains(tokens, pooled, encoder
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"depth": 3}, "depth belong to the transformer"),
+        ({"depth": 3}, "depth belongs to the transformer"),
         ({"encoder": "transformer", "num_heads": 3}, "embed_dim 8 is no multiple of num_heads 3"),
         ({"max_length": 0}, "above 0"),
     ],

@@ -172,18 +172,18 @@ SPECTROGRAM = {"channels": 1, "n_fft": 32}
     [
         (
             {"type": "patched", "config": {"channels": 1, "patch_size": 8, "oversampling": 3}},
-            "patch_size 8 is no multiple of oversampling 3: choose one that divides it",
+            "patch_size 8 is no multiple of oversampling 3\n  = choose one that divides it",
         ),
         ({"type": "patched", "enable_grad": True, "config": {"channels": 1, "patch_size": 8}}, "Input should be False"),
         (
             {"type": "log_spectrogram", "config": {**SPECTROGRAM, "hop_length": 12}},
-            "n_fft 32 with hop_length 12: hop_length must be even and go at least twice into n_fft, best 4 times, such as 8",
+            "hop_length\n  hop_length must be even and go at least twice into n_fft, got n_fft 32 and hop_length 12\n  = best 4 times, such as 8",
         ),
         ({"type": "log_spectrogram", "config": {**SPECTROGRAM, "hop_length": 32}}, "at least twice"),
         ({"type": "log_spectrogram", "config": {**SPECTROGRAM, "hop_length": 1}}, "must be even"),
         (
             {"type": "log_spectrogram", "config": {**SPECTROGRAM, "hop_length": 8, "mean": [0.0, 1.0]}},
-            "mean has 2 numbers, but n_fft 32 has 16 bins: give 16, or one",
+            "mean has 2 numbers, but n_fft 32 has 16 bins\n  = give 16, or one",
         ),
         ({"type": "log_spectrogram", "config": {**SPECTROGRAM, "hop_length": 8, "std": 0.0}}, "std must be above 0, got 0.0"),
         (
