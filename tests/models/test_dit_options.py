@@ -368,3 +368,8 @@ def test_settings_that_cannot_act_are_refused(options, path, fix):
 def test_an_unknown_backend_is_refused():
     with pytest.raises(ValidationError, match="'auto', 'sdpa', 'flash' or 'flex'"):
         parse({"attn_kwargs": {"backend": "xformers"}})
+
+
+def test_a_last_block_with_cross_attention_needs_cross_attention():
+    with pytest.raises(ValidationError, match="has no effect without cond_token_dim"):
+        parse({"final_cross_attn_ix": 0})

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from lm_models import ROUTES, lm_config, routed
+from lm_models import METADATA, ROUTES, built, conditions, lm_config, routed, tokens
 
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.models.factory import create_model_from_config, parse_model_config
@@ -128,6 +128,7 @@ def test_a_signal_cannot_go_as_tokens():
         ({"add_rope": True}, "add_rope", 'set "rotary_pos_emb": false, or remove it'),
         ({"remove_norms": True, "norm_kwargs": {"eps": 0.1}}, "norm_kwargs", "remove one of the two"),
         ({"sliding_window": [-2, 0]}, "sliding_window", "-1 means: all on that side"),
+        ({"embed_dim": 15, "dim_heads": 5, "use_sinusoidal_emb": True}, "use_sinusoidal_emb", "change embed_dim, or remove it"),
     ],
 )
 def test_transformer_settings_that_do_not_fit_are_refused(config, path, fix):
@@ -145,6 +146,40 @@ def test_the_last_block_with_cross_attention_is_one_of_them():
     path, problem = only_problem(routed("cross", final_cross_attn_ix=2))
     assert path == "model.lm.config.final_cross_attn_ix"
     assert problem["fix"] == "-1 means: all of them"
+
+
+FLASH = {"attn_kwargs": {"backend": "flash"}}
+
+
+@pytest.mark.parametrize(
+    ("route", "options", "text", "fix"),
+    [
+        ("cross", {"causal_cross_attention": False}, "mask_condition_padding needs", 'set it to "auto", "sdpa" or "flex"'),
+        ("prepend", {}, "mask_condition_padding needs", 'set it to "auto", "sdpa" or "flex"'),
+        ("cross", {"mask_condition_padding": False}, "no causal cross-attention", 'set it to "auto", or "causal_cross_attention" to false'),
+    ],
+)
+def test_flash_is_refused_where_it_cannot_run(route, options, text, fix):
+    path, problem = only_problem(routed(route, **options, **FLASH))
+    assert path == "model.lm.config.attn_kwargs.backend"
+    assert text in problem["message"] and problem["fix"] == fix
+
+
+@pytest.mark.parametrize(
+    ("route", "options"),
+    [
+        ("none", {}),
+        ("global", {}),
+        ("prepend", {"mask_condition_padding": False}),
+        ("cross", {"mask_condition_padding": False, "causal_cross_attention": False}),
+    ],
+)
+def test_flash_runs_where_it_is_accepted_and_agrees_with_sdpa(route, options):
+    model, other = (built(routed(route, **options, attn_kwargs={"backend": backend})) for backend in ("flash", "sdpa"))
+    logits, expected = (each.compute_logits(tokens(6), conditions(each)).logits[:, 0] for each in (model, other))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    generated, same = (each.generate(8, batch_size=2, conditioning=METADATA, seed=1, cfg_scale=2.0) for each in (model, other))
+    torch.testing.assert_close(generated, same)
 
 
 def test_heads_by_number():
