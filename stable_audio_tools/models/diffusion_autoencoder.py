@@ -20,6 +20,7 @@ from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.diffusion.grids import schedule
 from stable_audio_tools.diffusion.objectives import Objective, parse_objective
 from stable_audio_tools.diffusion.samplers import Callback, Generators, find_sampler, make_field, noise_like
+from stable_audio_tools.diffusion.timesteps import DistributionShift
 
 from .autoencoders import DecoderConfig, EncoderConfig
 from .autoencoders.autoencoder import AudioAutoencoder
@@ -184,7 +185,10 @@ class DiffusionAutoencoder(AudioAutoencoder):
 
     An autoencoder whose `decoder`, if any, prepares the latents for `diffusion`, the network.
     Called as `model(x, t, latents)`, it predicts what its `objective` asks for, as in training.
+    dist_shift: None, there is none.
     """
+
+    dist_shift: DistributionShift | None = None
 
     def __init__(
         self,

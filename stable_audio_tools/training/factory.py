@@ -7,10 +7,28 @@ from typing import Any
 
 from torch import nn
 
+from stable_audio_tools.training.arc import ARCTrainingWrapper
 from stable_audio_tools.training.autoencoders import AutoencoderDemoCallback, AutoencoderTrainingWrapper
-from stable_audio_tools.training.config import AnyRun, AutoencoderRun, DiffusionCondRun, parse_run_config
+from stable_audio_tools.training.config import (
+    AnyRun,
+    AutoencoderRun,
+    BaseDiffusionCondRun,
+    DiffusionAutoencoderRun,
+    DiffusionUncondRun,
+    LanguageModelRun,
+    parse_run_config,
+)
 from stable_audio_tools.training.demos.base import DemoCallback
-from stable_audio_tools.training.diffusion import DiffusionCondDemoCallback, DiffusionCondTrainingWrapper
+from stable_audio_tools.training.diffusion import (
+    DiffusionAutoencoderDemoCallback,
+    DiffusionAutoencoderTrainingWrapper,
+    DiffusionCondDemoCallback,
+    DiffusionCondInpaintDemoCallback,
+    DiffusionCondTrainingWrapper,
+    DiffusionUncondDemoCallback,
+    DiffusionUncondTrainingWrapper,
+)
+from stable_audio_tools.training.lm import AudioLanguageModelDemoCallback, AudioLanguageModelTrainingWrapper
 from stable_audio_tools.training.module import TrainingModule
 
 
@@ -25,8 +43,16 @@ def create_training_wrapper_from_config(model_config: Mapping[str, Any] | AnyRun
     match config:
         case AutoencoderRun():
             return AutoencoderTrainingWrapper(config, model, document)  # type: ignore[arg-type]
-        case DiffusionCondRun():
+        case DiffusionUncondRun():
+            return DiffusionUncondTrainingWrapper(config, model, document)  # type: ignore[arg-type]
+        case BaseDiffusionCondRun() if config.training.arc is not None:
+            return ARCTrainingWrapper(config, model, document)  # type: ignore[arg-type]
+        case BaseDiffusionCondRun():
             return DiffusionCondTrainingWrapper(config, model, document)  # type: ignore[arg-type]
+        case DiffusionAutoencoderRun():
+            return DiffusionAutoencoderTrainingWrapper(config, model, document)  # type: ignore[arg-type]
+        case LanguageModelRun():
+            return AudioLanguageModelTrainingWrapper(config, model, document)  # type: ignore[arg-type]
 
 
 def create_demo_callback_from_config(model_config: Mapping[str, Any] | AnyRun, demo_dl: Any = None, **kwargs: Any) -> DemoCallback:
@@ -44,5 +70,14 @@ def create_demo_callback_from_config(model_config: Mapping[str, Any] | AnyRun, d
     match config:
         case AutoencoderRun():
             return AutoencoderDemoCallback(config.training.demo, **kwargs)
-        case DiffusionCondRun():
+        case DiffusionUncondRun():
+            return DiffusionUncondDemoCallback(config.training.demo, sample_size=config.sample_size, **kwargs)
+        case BaseDiffusionCondRun() if config.training.inpainting is not None:
+            masks = config.training.inpainting.mask_kwargs
+            return DiffusionCondInpaintDemoCallback(config.training.demo, masks, sample_size=config.sample_size, **kwargs)
+        case BaseDiffusionCondRun():
             return DiffusionCondDemoCallback(config.training.demo, sample_size=config.sample_size, **kwargs)
+        case DiffusionAutoencoderRun():
+            return DiffusionAutoencoderDemoCallback(config.training.demo, **kwargs)
+        case LanguageModelRun():
+            return AudioLanguageModelDemoCallback(config.training.demo, num_frames=config.demo_frames, **kwargs)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.diffusion.timesteps import parse_timestep_sampler
-from stable_audio_tools.models.latent_diffusion import ConditionedDiffusion
-from stable_audio_tools.training.strategies.base import LatentBatch
+from stable_audio_tools.diffusion.objectives import Objective
+from stable_audio_tools.diffusion.timesteps import DistributionShift, parse_timestep_sampler
+from stable_audio_tools.training.losses.terms import masked_mean
+from stable_audio_tools.training.strategies.base import LatentBatch, LossOutput
 
 if TYPE_CHECKING:
-    from stable_audio_tools.training.config import DiffusionTrainingConfig
+    from stable_audio_tools.training.config import DenoisingTrainingConfig
+
+LOSS_BUCKETS = 10
+
+
+class Noisable(Protocol):
+    """What noising asks of a model: its noise path, and its shift of timesteps by length, if any."""
+
+    objective: Objective
+    dist_shift: DistributionShift | None
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,11 @@ class Noising(nn.Module):
     It is a module so that the sampler's position is part of the checkpoint.
     """
 
-    def __init__(self, config: DiffusionTrainingConfig):
+    def __init__(self, config: DenoisingTrainingConfig):
         super().__init__()
         self._sampler_config = (config.timestep_sampler, config.timestep_sampler_options)
         self.start(seed=0, rank=0)
-        self.cfg_dropout_prob = config.cfg_dropout_prob
+        self.cfg_dropout_prob = config.condition_dropout
         self.p_one_shot = config.p_one_shot
         self.mask_padding = config.mask_padding
         self.mask_padding_dropout = config.mask_padding_dropout
@@ -50,11 +60,11 @@ class Noising(nn.Module):
         """Give the sampler the sequence of this run and this rank."""
         self.sampler = parse_timestep_sampler(*self._sampler_config, seed=seed, rank=rank)
 
-    def draw(self, model: ConditionedDiffusion, batch: LatentBatch) -> NoisyBatch:
+    def draw(self, model: Noisable, batch: LatentBatch) -> NoisyBatch:
         t = self.timesteps(model, batch)
         return noisy_at(model, batch.latents, torch.randn_like(batch.latents), t)
 
-    def timesteps(self, model: ConditionedDiffusion, batch: LatentBatch) -> Tensor:
+    def timesteps(self, model: Noisable, batch: LatentBatch) -> Tensor:
         """(B,) noise levels on the latents' device, float32."""
         latents = batch.latents
         t = self.sampler.sample(latents.shape[0], length=latents.shape[-1]).to(latents.device, torch.float32)
@@ -70,6 +80,20 @@ class Noising(nn.Module):
             return None
         return batch.mask[:, None, :]
 
+    def velocity(self, model: nn.Module, noisy: NoisyBatch, batch: LatentBatch) -> Tensor:
+        """What the model says in training, where some items lose their conditions."""
+        return velocity(model, noisy, batch, cfg_dropout_prob=self.cfg_dropout_prob)
+
+    def denoising_loss(self, output: Tensor, noisy: NoisyBatch, batch: LatentBatch) -> LossOutput:
+        """Mean squared error (scalar) of an output (B, C, T) where the loss is to look, with its logs."""
+        error, mask = squared_error(output, noisy), self.loss_mask(batch)
+        per_example = masked_mean(error, mask, dim=(1, 2))
+        loss = masked_mean(error, mask)
+        logs = {"loss": loss.detach(), "std_data": batch.latents.detach().std()}
+        if self.log_loss_info:
+            logs |= loss_by_noise_level(per_example.detach(), noisy.t)
+        return LossOutput(loss, logs, per_example.detach())
+
     def get_extra_state(self) -> dict:
         return {"sampler": self.sampler.state_dict()}
 
@@ -77,6 +101,27 @@ class Noising(nn.Module):
         self.sampler.load_state_dict(state["sampler"])
 
 
-def noisy_at(model: ConditionedDiffusion, latents: Tensor, noise: Tensor, t: Tensor) -> NoisyBatch:
+def noisy_at(model: Noisable, latents: Tensor, noise: Tensor, t: Tensor) -> NoisyBatch:
     """The training example of `latents` (B, C, T) with this `noise` at the levels `t` (B,)."""
     return NoisyBatch(model.objective.add_noise(latents, noise, t), t, model.objective.target(latents, noise, t))
+
+
+def velocity(model: Any, noisy: NoisyBatch, batch: LatentBatch, *, cfg_dropout_prob: float = 0.0) -> Tensor:
+    """What a diffusion model says of `noisy` (B, C, T); one that has conditions is told those of `batch`."""
+    if batch.conditions is None:
+        return model(noisy.x_t, noisy.t)
+    return model(noisy.x_t, noisy.t, cond=batch.conditions, cfg_dropout_prob=cfg_dropout_prob)
+
+
+def squared_error(output: Tensor, noisy: NoisyBatch) -> Tensor:
+    """(B, C, T) float32."""
+    return (output.float() - noisy.target.float()).square()  # float: the mean of a bf16 square is too coarse
+
+
+def loss_by_noise_level(per_example: Tensor, t: Tensor) -> dict[str, Tensor]:
+    """Mean loss (scalar) in each of ten equal buckets of t that holds an example; keys `loss_t_0.0-0.1` and so on."""
+    bucket = (t * LOSS_BUCKETS).long().clamp(max=LOSS_BUCKETS - 1)
+    total = torch.zeros(LOSS_BUCKETS, device=t.device).index_add_(0, bucket, per_example.float())
+    count = torch.bincount(bucket, minlength=LOSS_BUCKETS)
+    names = [f"loss_t_{i / LOSS_BUCKETS:.1f}-{(i + 1) / LOSS_BUCKETS:.1f}" for i in range(LOSS_BUCKETS)]
+    return {name: total[i] / count[i] for i, name in enumerate(names) if count[i] > 0}

@@ -22,13 +22,17 @@ class AutoencoderDemoCallback(DemoCallback):
 
     def render(self, module: Any) -> list[Demo]:
         clips, names = self._first_clips()
-        model = module.sampling_model
-        decoded = module.reconstruct(model, clips.to(next(model.parameters()))).to(clips)  # the weights may be of half precision
+        weights = next(module.sampling_model.parameters())  # they may be of half precision
+        decoded = self.reconstruct(module, clips.to(weights)).to(clips)
         demos = []
         for name, original, reconstruction in zip(names, clips, decoded, strict=True):
             demos.append(Demo(f"{name}, original", original, "original", name))
             demos.append(Demo(f"{name}, reconstruction", reconstruction, "reconstruction", name, info=_likeness(original, reconstruction)))
         return demos
+
+    def reconstruct(self, module: Any, clips: Tensor) -> Tensor:
+        """Clips (B, C, T) through the sampling model; some samples may be lost at the end."""
+        return module.reconstruct(module.sampling_model, clips)
 
     def _first_clips(self) -> tuple[Tensor, list[str]]:
         if self._clips is None:

@@ -1,21 +1,28 @@
-"""Demos of a conditional diffusion model: fixed prompts at each guidance scale, the same noise every time."""
+"""Demos of diffusion models: the same noise every time, for a conditional model the same prompts at each guidance scale."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
-from stable_audio_tools.inference.generation import generate_diffusion_cond
-from stable_audio_tools.training.config import DiffusionCondDemoConfig
+import torch
+from torch import Tensor
+
+from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_uncond, isolated_generators
+from stable_audio_tools.models.conditioners.base import Condition
+from stable_audio_tools.models.conditioners.routing import resize_signal
+from stable_audio_tools.models.inpainting import InpaintMasks, inpaint_conditions
+from stable_audio_tools.training.config import DiffusionCondDemoConfig, DiffusionUncondDemoConfig
 from stable_audio_tools.training.demos.base import Demo, DemoCallback
-from stable_audio_tools.training.prepare import padding_mask
+from stable_audio_tools.training.prepare import latent_batch, padding_mask, to_latents
 
-NUM_DEMOS_FROM_DATA = 4
+Metadata = Sequence[Mapping[str, Any]]
+Clips = Sequence[tuple[Tensor, Mapping[str, Any]]]
 
 
-class DiffusionCondDemoCallback(DemoCallback):
-    """Renders `demo.demo_cond`, or the metadata of the first clips of the data, through `generate_diffusion_cond`.
+class DiffusionUncondDemoCallback(DemoCallback):
+    """Renders `num_demos` clips through `generate_diffusion_uncond`.
 
     Args:
         config: the `demo` section.
@@ -23,51 +30,143 @@ class DiffusionCondDemoCallback(DemoCallback):
         kwargs: `sample_rate`, `folder`, `batches` of `DemoCallback`.
     """
 
-    def __init__(self, config: DiffusionCondDemoConfig, *, sample_size: int, **kwargs: Any):
+    def __init__(self, config: DiffusionUncondDemoConfig, *, sample_size: int, **kwargs: Any):
         super().__init__(config.demo_every, **kwargs)
         self.config, self.sample_size = config, sample_size
-        self._from_data: tuple[list[Mapping[str, Any]], list[Demo]] | None = None
 
     def render(self, module: Any) -> list[Demo]:
-        conditions, originals = self._conditions()
-        return originals + [demo for scale in self.config.demo_cfg_scales for demo in self._at_scale(module, conditions, scale)]
-
-    def _at_scale(self, module: Any, conditions: list[Mapping[str, Any]], scale: float) -> list[Demo]:
-        audio = generate_diffusion_cond(
+        audio = generate_diffusion_uncond(
             module.sampling_model,
             steps=self.config.demo_steps,
-            cfg_scale=scale,
-            conditioning=conditions,
-            batch_size=len(conditions),
+            batch_size=self.config.num_demos,
             sample_size=self.sample_size,
             seed=self.config.seed,
             device=module.device,
             sampler_type=self.config.sampler_type,
         )
-        return [self._demo(i, condition, audio[i], scale) for i, condition in enumerate(conditions)]
+        return [Demo(f"{i}", clip, "generated", f"{i}", seed=self.config.seed) for i, clip in enumerate(audio, start=1)]
 
-    def _demo(self, index: int, condition: Mapping[str, Any], audio: Any, scale: float) -> Demo:
-        prompt = condition.get("prompt")
-        group = f"{index + 1}. {prompt}" if prompt else f"{index + 1}"
+
+class DiffusionCondDemoCallback(DemoCallback):
+    """Renders `demo.demo_cond`, or the metadata of the first clips of the data, through `generate_diffusion_cond`.
+
+    clips_from_data: how many clips are taken from the data where the config does not say.
+
+    Args:
+        config: the `demo` section.
+        sample_size: samples of each demo.
+        kwargs: `sample_rate`, `folder`, `batches` of `DemoCallback`.
+    """
+
+    clips_from_data: ClassVar[int] = 4
+
+    def __init__(self, config: DiffusionCondDemoConfig, *, sample_size: int, **kwargs: Any):
+        super().__init__(config.demo_every, **kwargs)
+        self.config, self.sample_size = config, sample_size
+        self._clips: list[tuple[Tensor, Mapping[str, Any]]] | None = None
+
+    def render(self, module: Any) -> list[Demo]:
+        if self._own_conditions:
+            metadata, originals = self._own_conditions, []
+        else:
+            clips = self._first_clips()
+            metadata = [each for _, each in clips]
+            originals = self._originals(clips, self._audio(module, torch.stack([signal for signal, _ in clips])))
+        return originals + self._generated(module, metadata, conditioning=metadata)
+
+    @property
+    def _own_conditions(self) -> Metadata:
+        """The metadata that the config gives; empty where the data's own are wanted."""
+        return () if self.config.demo_cond_from_batch else list(self.config.demo_cond)
+
+    def _generated(
+        self, module: Any, metadata: Metadata, *, conditioning: Metadata | None = None, tensors: Mapping[str, Condition] | None = None
+    ) -> list[Demo]:
+        """A demo of each item at each guidance scale."""
+        made = []
+        for scale in self.config.demo_cfg_scales:
+            audio = generate_diffusion_cond(
+                module.sampling_model,
+                steps=self.config.demo_steps,
+                cfg_scale=scale,
+                conditioning=conditioning,
+                conditioning_tensors=tensors,
+                batch_size=len(metadata),
+                sample_size=self.sample_size,
+                seed=self.config.seed,
+                device=module.device,
+                sampler_type=self.config.sampler_type,
+            )
+            made += [self._demo(index, each, audio[index], scale) for index, each in enumerate(metadata)]
+        return made
+
+    def _demo(self, index: int, condition: Mapping[str, Any], audio: Tensor, scale: float) -> Demo:
+        group = _group(index, condition)
         info = {k: v for k, v in condition.items() if k != "prompt" and isinstance(v, str | int | float)}
-        return Demo(f"{group}, cfg {scale:g}", audio, "generated", group, prompt, scale, self.config.seed, info)
+        return Demo(f"{group}, cfg {scale:g}", audio, "generated", group, condition.get("prompt"), scale, self.config.seed, info)
 
-    def _conditions(self) -> tuple[list[Mapping[str, Any]], list[Demo]]:
-        """The metadata to render, and the clips they came with where they are from the data."""
-        if self.config.demo_cond and not self.config.demo_cond_from_batch:
-            return list(self.config.demo_cond), []
-        if self._from_data is None:
-            self._from_data = self._take_from_data(self.config.num_demos or NUM_DEMOS_FROM_DATA)
-        return self._from_data
+    def _first_clips(self) -> list[tuple[Tensor, Mapping[str, Any]]]:
+        """Clips or stored latents of the data with their metadata, the same ones each time."""
+        if self._clips is None:
+            if self.batches is None:
+                raise ValueError("there is no data to take the demos' clips or conditions from")
+            count = len(self.config.demo_cond) or self.config.num_demos or self.clips_from_data
+            pairs = (pair for signal, metadata in self.batches for pair in zip(signal, metadata, strict=True))
+            self._clips = list(islice(pairs, count))
+        return self._clips
 
-    def _take_from_data(self, count: int) -> tuple[list[Mapping[str, Any]], list[Demo]]:
-        if self.batches is None:
-            raise ValueError("the demo config has no demo_cond, and there is no data to take conditions from")
-        clips = list(islice(((a, m) for audio, metadata in self.batches for a, m in zip(audio, metadata, strict=True)), count))
+    def _audio(self, module: Any, signal: Tensor) -> Tensor:
+        """(B, C, T) what can be heard of clips, or of stored latents."""
+        pretransform = module.sampling_model.pretransform
+        if not module.pre_encoded or pretransform is None:
+            return signal
+        weights = next(module.sampling_model.model.parameters())
+        return pretransform.decode(to_latents(signal.to(weights), pretransform, pre_encoded=True)).to(signal)
+
+    def _originals(self, clips: Clips, audio: Tensor) -> list[Demo]:
+        """What each clip holds beside padding."""
         originals = []
-        for index, (audio, metadata) in enumerate(clips):
-            prompt = metadata.get("prompt")
-            real = int(padding_mask([metadata], audio[None]).sum())
-            title = f"{index + 1}. {prompt}" if prompt else f"{index + 1}"
-            originals.append(Demo(f"{title}, original", audio[:, :real], "original", title, prompt))
-        return [metadata for _, metadata in clips], originals
+        for index, (clip, (signal, metadata)) in enumerate(zip(audio, clips, strict=True)):
+            real = int(padding_mask([metadata], signal[None]).sum()) * clip.shape[-1] // signal.shape[-1]
+            group = _group(index, metadata)
+            originals.append(Demo(f"{group}, original", clip[:, :real], "original", group, metadata.get("prompt")))
+        return originals
+
+
+class DiffusionCondInpaintDemoCallback(DiffusionCondDemoCallback):
+    """Fills gaps in the first clips of the data: each original, what of it the model is given, and what it makes.
+
+    Masks are drawn as in training, once and for all, but without those that give nothing, if there are others.
+    `demo.demo_cond`, where given, takes the place of the clips' own metadata.
+
+    Args:
+        masks: how training draws them.
+    """
+
+    clips_from_data = 8  # the peer's
+
+    def __init__(self, config: DiffusionCondDemoConfig, masks: InpaintMasks, **kwargs: Any):
+        super().__init__(config, **kwargs)
+        self.masks = masks.partial()
+
+    def render(self, module: Any) -> list[Demo]:
+        clips, model = self._first_clips(), module.sampling_model
+        signal = torch.stack([signal for signal, _ in clips])
+        metadata = [each for _, each in clips]
+        with isolated_generators(module.device, self.config.seed):
+            batch = latent_batch((signal.to(next(model.model.parameters())), metadata), model, pre_encoded=module.pre_encoded)
+            mask = self.masks.draw(batch.mask)
+        shown = list(self._own_conditions) or metadata
+        conditions = model.conditioner(shown, module.device) | inpaint_conditions(batch.latents, mask)
+        audio = self._audio(module, signal)
+        given = self._given(clips, audio * resize_signal(mask[:, None].to(audio), audio.shape[-1]))
+        return self._originals(clips, audio) + given + self._generated(module, shown, tensors=conditions)
+
+    def _given(self, clips: Clips, audio: Tensor) -> list[Demo]:
+        titles = [_group(index, metadata) for index, (_, metadata) in enumerate(clips)]
+        return [Demo(f"{title}, given", clip, "masked", title) for title, clip in zip(titles, audio, strict=True)]
+
+
+def _group(index: int, metadata: Mapping[str, Any]) -> str:
+    prompt = metadata.get("prompt")
+    return f"{index + 1}. {prompt}" if prompt else f"{index + 1}"

@@ -17,13 +17,13 @@ class LatentBatch:
 
     latents: (B, C, T), as the denoiser sees them.
     mask: (B, T) bool, True where a frame holds real audio rather than padding.
-    conditions: what the conditioner produced, keyed by condition id.
+    conditions: what the conditioner produced, keyed by condition id; None for a model without conditions.
     metadata: the B metadata dicts of the batch, not to be changed.
     """
 
     latents: Tensor
     mask: Tensor
-    conditions: Mapping[str, Condition]
+    conditions: Mapping[str, Condition] | None
     metadata: tuple[Mapping[str, Any], ...]
 
 
