@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -19,7 +20,11 @@ from stable_audio_tools.training import create_demo_callback_from_config, create
 from stable_audio_tools.training.checkpoints import RunCheckpoint, StopAtStep, StopAtTime
 from stable_audio_tools.training.demos.base import DemoCallback, isolated_random_state
 
-KINDS = {"diffusion_cond": configs.text_to_audio, "autoencoder": configs.autoencoder}
+KINDS = {
+    "diffusion_cond": configs.text_to_audio,
+    "autoencoder": configs.autoencoder,
+    "lm": partial(configs.language_model, use_ema=True),
+}
 
 
 def loader(config, batch_size=4):
@@ -289,7 +294,7 @@ def test_weights_that_are_not_finite_are_not_saved_even_if_no_loss_was_looked_at
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_factories_take_plain_dicts_and_leave_them_as_they_were(kind):
-    from stable_audio_tools.training import autoencoders, diffusion, factory
+    from stable_audio_tools.training import autoencoders, diffusion, factory, lm
 
     config = KINDS[kind]()
     before = copy.deepcopy(config)
@@ -298,6 +303,7 @@ def test_the_factories_take_plain_dicts_and_leave_them_as_they_were(kind):
     expected = {
         "diffusion_cond": (diffusion.DiffusionCondTrainingWrapper, diffusion.DiffusionCondDemoCallback),
         "autoencoder": (autoencoders.AutoencoderTrainingWrapper, autoencoders.AutoencoderDemoCallback),
+        "lm": (lm.AudioLanguageModelTrainingWrapper, lm.AudioLanguageModelDemoCallback),
     }[kind]
     assert (type(module), type(demos)) == expected and demos.sample_rate == config["sample_rate"]
     assert config == before == module.model_config
