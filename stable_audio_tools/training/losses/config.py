@@ -146,32 +146,6 @@ class AutoencoderLossConfig(StrictModel):
         return None if self.discriminator is None else self.discriminator.build(channels)
 
 
-class DiffusionAutoencoderLossConfig(StrictModel):
-    """Losses of diffusion autoencoders beside the denoising loss, whose weight is 1."""
-
-    spectral: SpectralLossConfig | None = Field(None, description="default: the peer's resolutions, weight 0.1")
-    bottleneck: BottleneckLossConfig | None = None
-
-    @property
-    def min_samples(self) -> int:
-        """The shortest audio, in samples, that the spectral loss can compare."""
-        return self._spectral.config.min_samples
-
-    @property
-    def bottleneck_weights(self) -> dict[str, float]:
-        """The weights that differ from the defaults, by name."""
-        return {} if self.bottleneck is None else self.bottleneck.weights.model_dump(exclude_none=True)
-
-    def build_spectral(self, sample_rate: int) -> tuple[MultiResolutionSTFT, LossTerm]:
-        """The spectral loss of audio at `sample_rate` Hz, and how much it counts."""
-        spectral = self._spectral
-        return MultiResolutionSTFT(spectral.config, sample_rate), LossTerm("mrstft", spectral.weights.mrstft, spectral.decay)
-
-    @property
-    def _spectral(self) -> SpectralLossConfig:
-        return self.spectral or SpectralLossConfig.model_validate({**DEFAULT["spectral"], "weights": {"mrstft": 0.1}})
-
-
 class AutoencoderLosses(nn.Module):
     """Reconstruction and bottleneck losses, each a weighted scalar; the discriminator's come from the discriminator."""
 
