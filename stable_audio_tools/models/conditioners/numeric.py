@@ -163,5 +163,5 @@ def _check_range(params: Any) -> Any:
     if params.min_val >= params.max_val:
         message = f"min_val must be below max_val, got {params.min_val} and {params.max_val}"
         key = "max_val" if "max_val" in params.model_fields_set else "min_val"
-        raise ConfigError([Problem((key,), message, "exchange them, or give a range")])
+        raise ConfigError([Problem((key,), message, "make max_val the larger one")])
     return params

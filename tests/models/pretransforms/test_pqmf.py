@@ -91,7 +91,7 @@ def test_builds_on_the_meta_device():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"num_bands": 12}, "num_bands must be a power of 2, got 12: choose 8 or 16"),
+        ({"num_bands": 12}, "num_bands must be a power of 2, got 12\n  = choose 8 or 16"),
         ({"num_bands": 1}, "greater than or equal to 2"),
         ({"attenuation": 20}, "greater than or equal to 30"),
         ({"bands": 4}, "Extra inputs are not permitted"),
