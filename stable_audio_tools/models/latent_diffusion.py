@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
@@ -15,18 +14,20 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
-from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
-from stable_audio_tools.configs.suggest import did_you_mean
+from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.diffusion.guidance import EVERYWHERE, Interval, guided, in_interval
 from stable_audio_tools.diffusion.objectives import Objective, parse_objective, velocity_from_x0
 from stable_audio_tools.diffusion.timesteps import DistributionShift
 
 from .conditioners import INPAINT_IDS, ConditioningConfig, MultiConditioner
 from .conditioners.routing import Conditions, Inputs, Routes, drop_inputs
+from .conditioning_rules import RoutingRules
 from .denoisers import Denoiser, DenoiserConfig
 from .pretransforms import Pretransform, PretransformConfig
 
 logger = logging.getLogger(__name__)
+
+ROUTE_KEYS = ("cross_attention_cond_ids", "global_cond_ids", "input_concat_ids", "prepend_cond_ids")
 
 
 class ConditionedDiffusionBody(StrictModel):
@@ -39,7 +40,7 @@ class ConditionedDiffusionBody(StrictModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if problems := [*self._channel_problems(), *self._id_problems(), *self._width_problems()]:
+        if problems := [*self._channel_problems(), *self._rules().problems()]:
             raise ConfigError(problems)
         return self
 
@@ -51,9 +52,7 @@ class ConditionedDiffusionBody(StrictModel):
     def build(self, sample_rate: int) -> ConditionedDiffusion:
         routes = self.diffusion.routes
         conditioning = self.conditioning
-        for name in conditioning.ids if conditioning else ():
-            if name not in routes.tokens | routes.vectors:
-                logger.warning("the conditioner %s has no effect: none of the diffusion section's ids names it", value_text(name))
+        self._rules().report_idle()
         denoiser, pretransform = self.diffusion.build(), None if self.pretransform is None else self.pretransform.build(sample_rate)
         shared: Any = {"pretransform": pretransform, "sample_rate": sample_rate}
         return ConditionedDiffusion(
@@ -80,61 +79,17 @@ class ConditionedDiffusionBody(StrictModel):
             message = f"io_channels is {ours}, but the pretransform gives {encoded} latent channels"
             yield Problem(("io_channels",), message, f"set io_channels and diffusion.config.{self.diffusion.io_channels_key} to {encoded}")
 
-    def _id_problems(self) -> Iterator[Problem]:
-        known = self.conditioning.ids if self.conditioning else ()
-        for key, names in self._routes().items():
-            for index, name in enumerate(names):
-                path = ("diffusion", key, index)
-                if name in names[:index]:
-                    yield Problem(path, f"{value_text(name)} is listed twice", "keep one", name)
-                elif name in INPAINT_IDS and key != "input_concat_ids":
-                    yield Problem(path, f"{value_text(name)} can only go by input_concat_ids", "move it there", name)
-                elif name not in known and name not in INPAINT_IDS:
-                    fix = did_you_mean(name, known) or "add a conditioner of that id to conditioning.configs, or remove it here"
-                    yield Problem(path, f"there is no conditioner {value_text(name)}", fix, name)
-                elif self.conditioning and name in known and (problem := self.conditioning.misrouted(name, key)):
-                    yield replace(problem, path=path)
-
-    def _width_problems(self) -> Iterator[Problem]:
-        stated = self.diffusion.widths()
-        for key, names in self._routes().items():
-            if key not in stated:
-                if names:
-                    yield Problem(("diffusion", key), f"{self.diffusion.type} takes no conditions this way", "remove the key")
-                continue
-            width, path = stated[key], ("diffusion", "config", stated[key].key)
-            if not names and width.value:
-                message = f"{width.key} is {width.value}, but {key} names no condition"
-                without = f"remove {width.key}" if width.listing else f"set {width.key} to 0"
-                yield Problem(path, message, f"name conditions in diffusion.{key}, or {without}")
-            widths = {name: self._width(name) for name in names}
-            if None in widths.values():  # an unknown id, reported by its own rule
-                continue
-            yield from self._misfits(key, path, {name: wide for name, wide in widths.items() if wide is not None})
-
-    def _misfits(self, key: str, path: tuple[str, ...], widths: dict[str, int]) -> Iterator[Problem]:
-        _, value, summed, listing = self.diffusion.widths()[key]
-        listed = ", ".join(f"{name} {wide}" for name, wide in widths.items())
-        total = sum(widths.values())
-        if widths and summed and total != value:
-            sums = f"{listed}: {total} together" if len(widths) > 1 else listed
-            fix = f"make its numbers {total} together" if listing else f"set {path[-1]} to {total}"
-            yield Problem(path, f"{path[-1]} is {value}, but the conditions of {key} have width {sums}", fix)
-        elif widths and not summed and set(widths.values()) != {value}:
-            first = next(iter(widths.values()))
-            fix = f"set {path[-1]} to {first}" if len(set(widths.values())) == 1 else "give them one width by output_dim, and set it here"
-            yield Problem(path, f"{path[-1]} is {value}, but the conditions of {key} have width {listed}", fix)
-
-    def _routes(self) -> dict[str, tuple[str, ...]]:
-        keys = ("cross_attention_cond_ids", "global_cond_ids", "input_concat_ids", "prepend_cond_ids")
-        return {key: getattr(self.diffusion, key) for key in keys}
-
-    def _width(self, name: str) -> int | None:
-        """Width or channels of a condition; None: there is no such."""
-        inpaint = dict(zip(INPAINT_IDS, (1, self.io_channels), strict=True))
-        if name in inpaint:
-            return inpaint[name]
-        return self.conditioning.width(name) if self.conditioning and name in self.conditioning.ids else None
+    def _rules(self) -> RoutingRules:
+        network = self.diffusion
+        return RoutingRules(
+            "diffusion",
+            network.type,
+            ids={key: getattr(network, key) for key in ROUTE_KEYS},
+            widths=network.widths(),
+            places=network.places(),
+            conditioning=self.conditioning,
+            made=dict(zip(INPAINT_IDS, (1, self.io_channels), strict=True)),
+        )
 
 
 class ConditionedDiffusion(nn.Module):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -16,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
-from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
-from stable_audio_tools.configs.suggest import did_you_mean
+from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.diffusion.seeds import generator_for
 from stable_audio_tools.nn.cache import TransformerCache
 
@@ -25,21 +23,16 @@ from .codebook_patterns import PatternName, PatternOptions, PatternTable, option
 from .conditioners import ConditioningConfig, MultiConditioner
 from .conditioners.base import Condition
 from .conditioners.routing import Conditions, Inputs, Routes, as_condition, drop_inputs
+from .conditioning_rules import Ids, RoutingRules, Width
 from .lm_backbone import CodebookTransformer, LMBackbone, LMParams
 from .pretransforms import Pretransform, PretransformConfig
 from .token_sampling import Sampling, draw, guided_logits, probabilities
 
 logger = logging.getLogger(__name__)
 
-Ids = tuple[str, ...]
 Metadata = Sequence[Mapping[str, Any]]
 Progress = Callable[[int, int], None]
 UNKNOWN = -1  # a token that generation has yet to choose
-WIDTH_KEYS = {
-    "cross_attention_cond_ids": "cross_attn_cond_dim",
-    "prepend_cond_ids": "prepend_cond_dim",
-    "global_cond_ids": "global_cond_dim",
-}
 
 
 class LMConfig(StrictModel):
@@ -67,7 +60,7 @@ class AudioLMBody(StrictModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if problems := [*self._token_problems(), *self._id_problems(), *self._width_problems()]:
+        if problems := [*self._token_problems(), *self._rules().problems()]:
             raise ConfigError(problems)
         return self
 
@@ -78,9 +71,7 @@ class AudioLMBody(StrictModel):
 
     def build(self, sample_rate: int) -> AudioLanguageModel:
         routes, conditioning, sizes = self.lm.routes, self.conditioning, self.pretransform
-        for name in conditioning.ids if conditioning else ():
-            if name not in routes.tokens | routes.vectors:
-                logger.warning("the conditioner %s has no effect: none of the lm section's ids names it", value_text(name))
+        self._rules().report_idle()
         if self.lm.cross_attention_cond_ids and "causal_cross_attention" not in self.lm.config.model_fields_set:
             logger.warning(
                 "step i attends to condition tokens 0 to i alone, as in the peer's models: the first steps hear little of a prompt; "
@@ -116,37 +107,15 @@ class AudioLMBody(StrictModel):
         for problem in option_problems(name, options, self.pretransform.num_quantizers):
             yield Problem(("lm", "codebook_pattern_options", *problem.path), problem.message, problem.fix)
 
-    def _id_problems(self) -> Iterator[Problem]:
-        known = self.conditioning.ids if self.conditioning else ()
-        for key in WIDTH_KEYS:
-            names = getattr(self.lm, key)
-            for index, name in enumerate(names):
-                path = ("lm", key, index)
-                if name in names[:index]:
-                    yield Problem(path, f"{value_text(name)} is listed twice", "keep one", name)
-                elif name not in known:
-                    fix = did_you_mean(name, known) or "add a conditioner of that id to conditioning.configs, or remove it here"
-                    yield Problem(path, f"there is no conditioner {value_text(name)}", fix, name)
-                elif self.conditioning and (problem := self.conditioning.misrouted(name, key)):
-                    yield replace(problem, path=path)
-
-    def _width_problems(self) -> Iterator[Problem]:
-        for key, width_key in WIDTH_KEYS.items():
-            names, stated = getattr(self.lm, key), getattr(self.lm.config, width_key)
-            path = ("lm", "config", width_key)
-            if not names and stated:
-                message = f"{width_key} is {stated}, but {key} names no condition"
-                yield Problem(path, message, f"name conditions in lm.{key}, or remove {width_key}")
-            if not names or self.conditioning is None or not {*names} <= {*self.conditioning.ids}:
-                continue  # an unknown id is reported by its own rule
-            widths = [self.conditioning.width(name) for name in names]
-            listed = ", ".join(f"{name} {width}" for name, width in zip(names, widths, strict=True))
-            message = f"{width_key} is {stated}, but the conditions of {key} have width {listed}"
-            if key == "global_cond_ids" and stated not in (None, sum(widths)):
-                yield Problem(path, f"{message}: {sum(widths)} together", f"set it to {sum(widths)}, or remove it")
-            elif key != "global_cond_ids" and {*widths} != {stated}:
-                one = "give them one width by output_dim, and set it here"
-                yield Problem(path, message, f"set {width_key} to {widths[0]}" if len({*widths}) == 1 else one)
+    def _rules(self) -> RoutingRules:
+        params = self.lm.config
+        widths = {
+            "cross_attention_cond_ids": Width("cross_attn_cond_dim", params.cross_attn_cond_dim, summed=False),
+            "prepend_cond_ids": Width("prepend_cond_dim", params.prepend_cond_dim, summed=False),
+            "global_cond_ids": Width("global_cond_dim", params.global_cond_dim, summed=True),
+        }
+        ids = {key: getattr(self.lm, key) for key in widths}
+        return RoutingRules("lm", self.lm.type, ids=ids, widths=widths, conditioning=self.conditioning)
 
 
 class LMOutput(NamedTuple):

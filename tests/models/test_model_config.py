@@ -115,7 +115,7 @@ PROBLEMS = [
     (
         "model.diffusion.prepend_cond_ids",
         [],
-        ["prepend_cond_dim is 16, but prepend_cond_ids names no condition", "set prepend_cond_dim to 0"],
+        ["prepend_cond_dim is 16, but prepend_cond_ids names no condition", "remove prepend_cond_dim"],
     ),
     ("model.diffusion.cross_attention_cond_ids", ["prompt", "seconds"], ["have width prompt 24, seconds 16", "one width by output_dim"]),
     ("model.diffusion.global_cond_ids", ["promt", "seconds"], ["global_cond_ids[0]", 'no conditioner "promt"', 'did you mean "prompt"?']),

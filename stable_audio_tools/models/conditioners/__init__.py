@@ -70,6 +70,10 @@ class ConditioningConfig(StrictModel):
         """Width of the condition of that id."""
         return next(config for config in self.configs if config.id == name).width(self.cond_dim)
 
+    def num_tokens(self, name: str) -> int | None:
+        """How many tokens the condition of that id has; None: that depends on the metadata."""
+        return None if name in self.pre_encoded_keys else next(config for config in self.configs if config.id == name).num_tokens
+
     def form(self, name: str) -> Form | None:
         """What the conditioner of that id makes; None: whatever the finished tensors in the metadata are."""
         return None if name in self.pre_encoded_keys else next(config for config in self.configs if config.id == name).form

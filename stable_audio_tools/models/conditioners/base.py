@@ -104,6 +104,11 @@ class BaseConditionerConfig(StrictModel):
         """What it makes, which says by which routes it can go: a vector by all, tokens and signals by their own."""
         return "vector"
 
+    @property
+    def num_tokens(self) -> int | None:
+        """N, where it is the same for all metadata; None: it is not."""
+        return 1 if self.form == "vector" else None
+
     @abstractmethod
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> Conditioner: ...
 

@@ -93,6 +93,10 @@ class CLAPTextConfig(BaseConditionerConfig):
     def form(self) -> Form:
         return "tokens" if self.config.use_text_features else "vector"
 
+    @property
+    def num_tokens(self) -> int | None:
+        return MAX_LENGTH if self.config.use_text_features else 1
+
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> CLAPTextConditioner:
         return CLAPTextConditioner(self.width(cond_dim), self.config)
 

@@ -94,6 +94,10 @@ class T5Config(BaseConditionerConfig):
     def form(self) -> Form:
         return "tokens"
 
+    @property
+    def num_tokens(self) -> int | None:
+        return self.config.max_length
+
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> T5Conditioner:
         return T5Conditioner(self.width(cond_dim), self.config)
 

@@ -55,6 +55,10 @@ class BytesConfig(BaseConditionerConfig):
     type: Literal["bytes"]
     config: BytesParams = Field(default_factory=BytesParams)
 
+    @property
+    def num_tokens(self) -> int | None:
+        return self.config.max_length
+
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> BytesConditioner:
         return BytesConditioner(self.width(cond_dim), self.config, tokens=tokens, pooled=pooled)
 

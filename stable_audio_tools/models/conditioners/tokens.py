@@ -81,6 +81,10 @@ class LUTConfig(BaseConditionerConfig):
     def form(self) -> Form:
         return "tokens"
 
+    @property
+    def num_tokens(self) -> int | None:
+        return self.config.max_length
+
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> LUTConditioner:
         return LUTConditioner(self.width(cond_dim), self.config)
 

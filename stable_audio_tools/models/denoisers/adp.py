@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.models.conditioners.routing import Inputs
+from stable_audio_tools.models.conditioning_rules import Places, Width
 from stable_audio_tools.nn.adp import time_embedding
 
 from .adp_unet import ADPParams, ADPUNet
@@ -24,7 +25,6 @@ from .base import (
     BaseNetworkConfig,
     BaseUnconditionalConfig,
     Denoiser,
-    Width,
     halved,
     refuse_inputs,
 )
@@ -85,6 +85,9 @@ class ADPCFGConfig(ADPConfig):
 
     type: Literal["adp_cfg_1d"]  # type: ignore[assignment]
     config: ADPCFGParams
+
+    def places(self) -> Mapping[str, Places]:
+        return {"cross_attention_cond_ids": Places("context_embedding_max_length", self.config.context_embedding_max_length)}
 
     def build(self) -> ADPCFGDenoiser:
         return halved(ADPCFGDenoiser(ADPCFGUNet(self.config)))

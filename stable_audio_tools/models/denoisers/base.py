@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.diffusion.timesteps import DistributionShiftConfig
 from stable_audio_tools.models.conditioners.routing import Inputs, Routes
+from stable_audio_tools.models.conditioning_rules import Ids, Places, Width
 from stable_audio_tools.models.pretransforms import PretransformConfig
 
-Ids = tuple[str, ...]
 ObjectiveName = Literal["v", "rectified_flow", "rf_denoiser"]
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -61,21 +61,6 @@ class Denoiser(nn.Module, ABC):
             others: as `routing.Routes.unconditional` makes them.
         """
         return others
-
-
-class Width(NamedTuple):
-    """A width that the network's config states for a route.
-
-    key: the key of `diffusion.config` that states it.
-    value: its value; 0: the route is closed.
-    summed: the route's conditions stand beside each other and their widths add up, else each has this width.
-    listing: the key holds several numbers, whose sum is `value`.
-    """
-
-    key: str
-    value: int
-    summed: bool
-    listing: bool = False
 
 
 class BaseNetworkConfig(StrictModel):
@@ -126,6 +111,10 @@ class BaseDenoiserConfig(BaseNetworkConfig):
     @abstractmethod
     def widths(self) -> Mapping[str, Width]:
         """For each key of ids that the network has a route for: the width it states for it."""
+
+    def places(self) -> Mapping[str, Places]:
+        """For each key of ids whose number of tokens is limited: the limit."""
+        return {}
 
     @abstractmethod
     def build(self) -> Denoiser: ...

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from stable_audio_tools.configs.errors import Problem
 from stable_audio_tools.models.conditioners.routing import resize_signal
+from stable_audio_tools.models.conditioning_rules import Width
 from stable_audio_tools.models.transformer_params import TransformerParams
 from stable_audio_tools.nn.attention import mean_of_real
 from stable_audio_tools.nn.embeddings import FourierFeatures
 from stable_audio_tools.nn.feedforward import two_layers
 
-from .base import BaseDenoiserConfig, Denoiser, Width
+from .base import BaseDenoiserConfig, Denoiser
 
 TIMESTEP_FEATURES = 256
 
