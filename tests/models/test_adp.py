@@ -384,7 +384,7 @@ def test_sizes_that_do_not_fit(keys, path, message):
     [
         (conditional(in_channels=3), r"config.in_channels\n.*in_channels is 3, but the model's io_channels is 4"),
         (conditional("adp_1d", ids=GLOBAL), "context_features is 0, but the conditions of global_cond_ids have width a 8, b 8: 16"),
-        (conditional("adp_1d", ids={}, context_features=16), "global_cond_ids names no condition\n.*, or set context_features to 0"),
+        (conditional("adp_1d", ids={}, context_features=16), "global_cond_ids names no condition\n.*, or remove context_features"),
         (conditional("adp_1d", ids={}, context_channels=[4]), "input_concat_ids names no condition\n.*, or remove context_channels"),
         (conditional("adp_1d", ids={"input_concat_ids": ["a"]}, context_channels=[4]), "is 4, .* a 8\n  = make its numbers 8 together"),
         (conditional(ids={"cross_attention_cond_ids": ["a"], "prepend_cond_ids": ["b"]}), "adp_cfg_1d takes no conditions this way"),
@@ -401,6 +401,40 @@ def test_the_learned_null_needs_its_sizes(key):
     config = {name: value for name, value in {**SIZES, **WITH_NULL}.items() if name != key}
     with pytest.raises(ConfigError, match=key):
         validate(ADPCFGConfig, {"type": "adp_cfg_1d", "config": config}, "denoiser")
+
+
+BYTES = {"id": "text", "type": "bytes", "config": {"max_length": 5, "output_dim": 8}}
+
+
+def test_prompts_longer_than_the_learned_null_are_refused_before_any_weight_exists():
+    config = conditional(ids={"cross_attention_cond_ids": ["a", "text"]}, conditioners=[BYTES])
+    with pytest.raises(ConfigError) as caught:
+        parse_model_config(config)
+    (problem,) = caught.value.problems
+    assert problem.path == ("model", "diffusion", "config", "context_embedding_max_length")
+    assert (
+        problem.message == "context_embedding_max_length is 4, but the conditions of cross_attention_cond_ids have more tokens: a 1, text 5"
+    )
+    assert problem.fix == "set context_embedding_max_length to 6, or lower max_length of the prompt"
+
+
+@pytest.mark.parametrize(
+    ("keys", "conditioning"),
+    [({"context_embedding_max_length": 6}, {}), ({}, {"pre_encoded_keys": ["text"]})],
+    ids=["there is room", "finished tensors may be short"],
+)
+def test_prompts_that_may_fit_the_learned_null_are_taken(keys, conditioning):
+    config = conditional(ids={"cross_attention_cond_ids": ["a", "text"]}, conditioners=[BYTES], **keys)
+    config["model"]["conditioning"] |= conditioning
+    text = torch.randn(3, 8) if conditioning else "some words"
+    model = create_model_from_config(config).eval()
+    cond = model.conditioner([{"a": 0.5, "b": 0.5, "text": text}], "cpu")
+    assert model(*noisy(batch=1), cond, cfg_scale=2.0).shape == (1, 4, FRAMES)
+
+
+def test_phonemes_are_as_many_as_the_text_has():
+    phonemes = {"id": "text", "type": "phoneme", "config": {"output_dim": 8}}
+    parse_model_config(conditional(ids={"cross_attention_cond_ids": ["text"]}, conditioners=[phonemes]))
 
 
 def test_inputs_that_do_not_fit(guided_model):

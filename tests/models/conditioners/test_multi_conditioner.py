@@ -143,3 +143,23 @@ def test_bad_sections_say_where_and_what_to_do(changes, path, message, fix):
         conditioning(**changes)
     text = str(error.value)
     assert path in text and message in text and fix in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "value", "count"),
+    [
+        ("int", {}, 3, 1),
+        ("bytes", {"max_length": 6}, "a bell", 6),
+        ("t5", {"t5_model_name": "t5-base", "max_length": 5}, "a bell", 5),
+        ("clap_text", {"clap_ckpt_path": "clap.ckpt"}, "a bell", 1),
+        ("clap_text", {"clap_ckpt_path": "clap.ckpt", "use_text_features": True}, "a bell", 77),
+        ("phoneme", {"max_length": 5}, ["HH", "AH0"], None),
+    ],
+)
+def test_the_number_of_tokens_is_known_where_it_is_always_the_same(kind, config, value, count):
+    made = conditioning(configs=[{"id": "it", "type": kind, "config": config}])
+    model = made.build()
+    model.conditioners["it"].stand_in()
+    tokens = model([{"it": value}], "cpu")["it"].tensor.shape[1]
+    assert made.num_tokens("it") == count and tokens == (count or len(value))
+    assert conditioning(configs=[{"id": "it", "type": kind, "config": config}], pre_encoded_keys=["it"]).num_tokens("it") is None
