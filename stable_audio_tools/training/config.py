@@ -42,11 +42,13 @@ from stable_audio_tools.training.strategies.supervised import SupervisedConfig
 
 
 def _refuse(value: Any) -> Any:
-    raise PydanticCustomError("not_available", "not available in this version: remove the key")
+    if value:
+        raise PydanticCustomError("not_available", "not available in this version: remove the key")
+    return value
 
 
 NotAvailable = Annotated[Any, BeforeValidator(_refuse)]
-"""A key of the peer that this version does not act on; naming it is an error, since a setting must have an effect."""
+"""A key of the peer that this version does not act on; switching it on is an error, since a setting must have an effect."""
 
 
 class DemoConfig(StrictModel):
