@@ -32,20 +32,19 @@ class ConstantQ(nn.Module):
         self.hop_length = hop_length
         width = 2 ** (1 / bins_per_octave) - 1
         octaves = [[fmin * 2 ** (octave + step / bins_per_octave) for step in range(bins_per_octave)] for octave in range(n_octaves)]
-        halvings = [_halvings(sample_rate, hop_length, notes[-1] * (1 + 2 * width)) for notes in octaves]
+        self.halvings = [_halvings(sample_rate, hop_length, notes[-1] * (1 + 2 * width)) for notes in octaves]
         self.octaves = nn.ModuleList(
-            _Octave(sample_rate, hop_length, notes, width, halved) for notes, halved in zip(octaves, halvings, strict=True)
+            _Octave(sample_rate, hop_length, notes, width, halved) for notes, halved in zip(octaves, self.halvings, strict=True)
         )
         self.halve = Decimate(2, edges="constant")
-        self.most_halvings = max(halvings)
 
     def forward(self, audio: Tensor) -> Tensor:
         x = at_least_single(audio)
         frames = audio.shape[-1] // self.hop_length + 1
-        signals = [F.pad(x, (0, -x.shape[-1] % 2**self.most_halvings))]
-        for _ in range(self.most_halvings):
+        signals = [F.pad(x, (0, -x.shape[-1] % 2 ** max(self.halvings)))]
+        for _ in range(max(self.halvings)):
             signals.append(self.halve(signals[-1]))
-        return torch.cat([octave(signals[octave.halvings], frames) for octave in self.octaves], dim=2)
+        return torch.cat([octave(signals[count], frames) for octave, count in zip(self.octaves, self.halvings, strict=True)], dim=2)
 
 
 def _halvings(sample_rate: int, hop_length: int, highest: float) -> int:
@@ -63,7 +62,7 @@ class _Octave(FixedFilters):
 
     def __init__(self, sample_rate: int, hop_length: int, notes: list[float], width: float, halvings: int):
         super().__init__()
-        self.halvings, self.hop_length = halvings, hop_length // 2**halvings
+        self.hop_length = hop_length // 2**halvings
         rate = sample_rate / 2**halvings
         self.reach = math.ceil(rate / (width * notes[0]) / 2)
         time = torch.arange(-self.reach, self.reach + 1, dtype=torch.float64) / rate

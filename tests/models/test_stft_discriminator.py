@@ -24,7 +24,7 @@ def config(**params) -> dict:
 
 
 def build(channels: int = 2, **params):
-    return EncodecDiscriminatorConfig.model_validate(config(**params)).build(channels)
+    return EncodecDiscriminatorConfig.model_validate(config(**params)).build(44100, channels)
 
 
 @torch.no_grad()
@@ -151,4 +151,4 @@ def test_weights_and_filters_are_required():
 
 
 def test_the_family_lists_it():
-    assert DISCRIMINATORS.names == ("encodec",)
+    assert DISCRIMINATORS.names == ("encodec", "dac", "oobleck", "big_vgan")

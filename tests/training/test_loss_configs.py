@@ -39,8 +39,8 @@ def test_nothing_given_is_the_default_of_the_peer():
 
 
 def test_a_discriminator_left_out_is_left_out():
-    assert parse({"spectral": SPECTRAL}).build_discriminator(2) is None
-    assert AutoencoderLossConfig().build_discriminator(1) is not None
+    assert parse({"spectral": SPECTRAL}).build_discriminator(44100, 2) is None
+    assert AutoencoderLossConfig().build_discriminator(44100, 1) is not None
 
 
 def test_each_term_has_its_weight_and_fades_with_its_block():

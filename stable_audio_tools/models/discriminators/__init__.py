@@ -7,9 +7,18 @@ from typing import Annotated
 from stable_audio_tools.configs.base import Family
 
 from .base import BaseDiscriminatorConfig, Discriminator
+from .big_vgan import BigVGANDiscriminatorConfig
+from .dac import DACDiscriminatorConfig
+from .oobleck import OobleckDiscriminatorConfig
 from .stft import EncodecDiscriminatorConfig
 
-DISCRIMINATORS = Family("discriminator", EncodecDiscriminatorConfig)
+DISCRIMINATORS = Family(
+    "discriminator",
+    EncodecDiscriminatorConfig,
+    DACDiscriminatorConfig,
+    OobleckDiscriminatorConfig,
+    BigVGANDiscriminatorConfig,
+)
 
 DiscriminatorConfig = Annotated[BaseDiscriminatorConfig, DISCRIMINATORS]
 

@@ -1,10 +1,13 @@
-"""The discriminator seam: what its two players minimise, whatever it looks at."""
+"""The discriminator seam: what its two players minimise, whatever it looks at.
+
+Scores are high for recordings ("real") and low for reconstructions ("fake").
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from pydantic import Field
@@ -12,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import Problem
+from stable_audio_tools.nn.exact import at_least_single
 
-AdversarialLoss = Literal["hinge", "rpgan"]
-Verdict = tuple[list[Tensor], list[list[Tensor]]]
-SMALLEST_SCALE = 1e-3  # of a layer's activations, where feature distances are relative to it
+Layers = list[Tensor]
+Verdict = tuple[list[Tensor], list[Layers]]
 
 
 class AdversarialWeights(StrictModel):
@@ -33,65 +37,130 @@ class BaseDiscriminatorConfig(StrictModel):
     @property
     @abstractmethod
     def min_samples(self) -> int:
-        """The shortest audio, in samples, that this discriminator can judge."""
+        """The shortest audio, in samples, from which on it can judge any length."""
+
+    def audio_problems(self, sample_rate: int, channels: int) -> list[Problem]:
+        """What does not fit audio at `sample_rate` Hz with `channels` channels; paths from this block."""
+        return []
 
     @abstractmethod
-    def build(self, channels: int) -> Discriminator:
-        """The discriminator of audio with `channels` channels."""
+    def build(self, sample_rate: int, channels: int) -> Discriminator:
+        """The discriminator of audio at `sample_rate` Hz with `channels` channels."""
+
+
+def channels_problem(key: str, given: int | None, channels: int) -> list[Problem]:
+    """Whether the number of channels that a config may repeat under `config.<key>` is that of the audio."""
+    if given in (None, channels):
+        return []
+    message = f"{given} channel{'s' * (given != 1)}, but the model's audio has {channels}"
+    return [Problem(("config", key), message, f"remove the key, or give {channels}", given)]
 
 
 class Discriminator(nn.Module, ABC):
-    """Tells reconstructions from recordings. A kind of discriminator implements `forward`.
-
-    Args:
-        loss_type: `hinge` (arXiv:1705.02894) scores each sound by itself; `rpgan` compares the scores of a recording and its own
-            reconstruction (relativistic pairing, arXiv:1807.00734).
-        normalize_losses: feature distances are relative to the size of the recording's activations, so that no layer dominates.
-    """
-
-    def __init__(self, *, loss_type: AdversarialLoss = "hinge", normalize_losses: bool = False):
-        super().__init__()
-        self.loss_type, self.normalize_losses = loss_type, normalize_losses
+    """Tells reconstructions from recordings."""
 
     @abstractmethod
-    def forward(self, audio: Tensor) -> Verdict:
-        """Audio (B, C, T) to a tensor of scores for each of its heads, high for recordings, and each head's activations by layer."""
-
     def discriminator_loss(self, reals: Tensor, fakes: Tensor) -> Tensor:
-        """The discriminator's own loss (scalar), mean over its heads; no gradient reaches `fakes`. Both are (B, C, T)."""
-        scores, _ = self(torch.cat([reals, fakes.detach()]))
-        pairs = [score.float().tensor_split([len(reals)]) for score in scores]
-        return _mean([_DISCRIMINATOR_LOSSES[self.loss_type](real, fake) for real, fake in pairs])
+        """The discriminator's own loss (scalar); no gradient reaches `fakes`. Both are (B, C, T)."""
 
+    @abstractmethod
     def generator_loss(self, reals: Tensor, fakes: Tensor) -> tuple[Tensor, Tensor]:
         """The losses (scalars) of what made `fakes`: for being recognised, and for the distance between the activations.
 
         `reals` are run without a graph. The discriminator's weights get a gradient unless the caller freezes them.
         """
+
+
+class HeadedDiscriminator(Discriminator):
+    """Several heads, each with scores of its own. A kind of discriminator implements `forward`.
+
+    Args:
+        game: what scores cost each player.
+        relative_to: feature distances are relative to the mean size of the recording's activations in that layer plus this, so that no
+            layer dominates; None: they are absolute.
+    """
+
+    def __init__(self, game: Game, *, relative_to: float | None = None):
+        super().__init__()
+        self.game, self.relative_to = game, relative_to
+
+    @abstractmethod
+    def forward(self, audio: Tensor) -> Verdict:
+        """Audio (B, C, T) to a tensor of scores for each of its heads, items first, and each head's activations by layer."""
+
+    def discriminator_loss(self, reals: Tensor, fakes: Tensor) -> Tensor:
+        scores, _ = self(torch.cat([reals, fakes.detach()]))
+        return _mean([self.game.discriminator(*at_least_single(score).chunk(2)) for score in scores])
+
+    def generator_loss(self, reals: Tensor, fakes: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             real_scores, real_features = self(reals)
         fake_scores, fake_features = self(fakes)
-        loss = _GENERATOR_LOSSES[self.loss_type]
-        adversarial = _mean([loss(real.float(), fake.float()) for real, fake in zip(real_scores, fake_scores, strict=True)])
-        return adversarial, _mean([self._distance(*layers) for layers in zip(real_features, fake_features, strict=True)])
+        pairs = zip(real_scores, fake_scores, strict=True)
+        adversarial = _mean([self.game.generator(at_least_single(real), at_least_single(fake)) for real, fake in pairs])
+        return adversarial, _mean([self.feature_distance(*layers) for layers in zip(real_features, fake_features, strict=True)])
 
-    def _distance(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
-        """Mean over the layers of one head of the mean absolute difference."""
-        distances = []
-        for target, given in zip(real, fake, strict=True):
-            distance = (target.float() - given.float()).abs().mean()
-            distances.append(distance / (target.float().abs().mean() + SMALLEST_SCALE) if self.normalize_losses else distance)
-        return _mean(distances)
+    def feature_distance(self, real: Layers, fake: Layers) -> Tensor:
+        """Of one head: the mean over its layers of the mean absolute difference."""
+        return _mean([layer_distance(*pair, self.relative_to) for pair in zip(real, fake, strict=True)])
 
 
-_DISCRIMINATOR_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "hinge": lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
-    "rpgan": lambda real, fake: F.softplus(fake - real).mean(),
-}
-_GENERATOR_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "hinge": lambda real, fake: -fake.mean(),
-    "rpgan": lambda real, fake: F.softplus(real - fake).mean(),
-}
+def layer_distance(real: Tensor, fake: Tensor, relative_to: float | None = None) -> Tensor:
+    """Mean absolute difference of one layer's activations, see `HeadedDiscriminator`."""
+    real, fake = at_least_single(real), at_least_single(fake)
+    distance = (real - fake).abs().mean()
+    return distance if relative_to is None else distance / (real.abs().mean() + relative_to)
+
+
+@dataclass(frozen=True)
+class Game:
+    """What scores (any shape, alike) of recordings and reconstructions cost, as scalars: loss(real, fake) for each player."""
+
+    discriminator: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor, Tensor], Tensor]
+
+
+def _hinge(real: Tensor, fake: Tensor) -> Tensor:
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def _negative(real: Tensor, fake: Tensor) -> Tensor:
+    return -fake.mean()
+
+
+def _fake_above_real(real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(fake - real).mean()
+
+
+def _real_above_fake(real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(real - fake).mean()
+
+
+def _squares(real: Tensor, fake: Tensor) -> Tensor:
+    return (1 - real).square().mean() + fake.square().mean()
+
+
+def _square_to_one(real: Tensor, fake: Tensor) -> Tensor:
+    return (1 - fake).square().mean()
+
+
+def _unit_hinge(real: Tensor, fake: Tensor) -> Tensor:
+    return F.relu(1 - real).mean() + F.relu(fake).mean()
+
+
+def _below_one(real: Tensor, fake: Tensor) -> Tensor:
+    return F.relu(1 - fake).mean()
+
+
+HINGE = Game(_hinge, _negative)  # arXiv:1705.02894
+RELATIVISTIC = Game(_fake_above_real, _real_above_fake)  # a recording against its own reconstruction, arXiv:1807.00734
+LEAST_SQUARES = Game(_squares, _square_to_one)  # arXiv:1611.04076
+UNIT_HINGE = Game(_unit_hinge, _below_one)  # scores between 0 and 1, the peer's alternative to least squares
+
+
+def in_precision_of(layer: nn.Module, x: Tensor) -> Tensor:
+    """`x` in the dtype of the weights of `layer`: transforms are in at least float32, and networks may be in half precision."""
+    return x.to(next(layer.parameters()).dtype)
 
 
 def _mean(values: list[Tensor]) -> Tensor:

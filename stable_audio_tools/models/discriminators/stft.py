@@ -13,9 +13,13 @@ from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
-from stable_audio_tools.models.discriminators.base import AdversarialLoss, BaseDiscriminatorConfig, Discriminator, Verdict
 from stable_audio_tools.nn.conv import WNConv2d
+from stable_audio_tools.nn.exact import FixedFilters, at_least_single
 
+from .base import HINGE, RELATIVISTIC, BaseDiscriminatorConfig, HeadedDiscriminator, Verdict, in_precision_of
+
+SMALLEST_SCALE = 1e-3  # of a layer's activations, where feature distances are relative to it
+GAMES = {"hinge": HINGE, "rpgan": RELATIVISTIC}
 ACTIVATIONS = Literal["LeakyReLU", "ReLU", "ELU", "GELU", "SiLU", "Tanh"]
 Pair = tuple[PositiveInt, PositiveInt]
 
@@ -38,7 +42,7 @@ class EncodecDiscriminatorParams(StrictModel):
     activation_params: dict[str, float | bool | str] | None = Field(None, description="its arguments; default: slope 0.2 of LeakyReLU")
     spec_scale_pow: float = Field(0.0, description="spectra are multiplied by their magnitude to this power")
     normalize_losses: bool = Field(False, description="feature distances relative to the activations")
-    loss_type: AdversarialLoss = "hinge"
+    loss_type: Literal["hinge", "rpgan"] = Field("hinge", description="rpgan: each recording is compared with its own reconstruction")
 
     @model_validator(mode="after")
     def _scales_are_complete(self) -> Self:
@@ -80,15 +84,15 @@ class EncodecDiscriminatorConfig(BaseDiscriminatorConfig):
     def min_samples(self) -> int:
         return max(self.config.n_ffts)
 
-    def build(self, channels: int) -> EncodecDiscriminator:
+    def build(self, sample_rate: int, channels: int) -> EncodecDiscriminator:
         return EncodecDiscriminator(self.config, channels)
 
 
-class EncodecDiscriminator(Discriminator):
+class EncodecDiscriminator(HeadedDiscriminator):
     """All scales behind the discriminator seam."""
 
     def __init__(self, params: EncodecDiscriminatorParams, channels: int):
-        super().__init__(loss_type=params.loss_type, normalize_losses=params.normalize_losses)
+        super().__init__(GAMES[params.loss_type], relative_to=SMALLEST_SCALE if params.normalize_losses else None)
         self.discriminators = MultiScaleSTFT(params, channels)
 
     def forward(self, audio: Tensor) -> Verdict:
@@ -127,14 +131,14 @@ class ScaleDiscriminator(nn.Module):
         if self.spec_scale_pow:
             spectrum = spectrum * (spectrum.abs() + 1e-6) ** self.spec_scale_pow
         x = torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
-        features = []
+        x, features = in_precision_of(self, x), []
         for conv in self.convs:
             x = self.activation(conv(x))
             features.append(x)
         return self.conv_post(x), features
 
 
-class ComplexSpectrogram(nn.Module):
+class ComplexSpectrogram(FixedFilters):
     """(B, C, T) to complex (B, C, bins, frames): Hann windows that lie wholly inside the audio."""
 
     window: Tensor
@@ -147,7 +151,7 @@ class ComplexSpectrogram(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         if audio.shape[-1] < self.n_fft:
             raise ValueError(f"audio of {audio.shape[-1]} samples is shorter than the discriminator's transform of {self.n_fft}")
-        audio = audio.to(torch.promote_types(audio.dtype, torch.float32))  # there is no half-precision transform
+        audio = at_least_single(audio)  # there is no half-precision transform
         window = self.window.to(audio.dtype)
         flat = audio.flatten(0, 1)
         spectrum = torch.stft(flat, self.n_fft, self.hop_length, len(window), window, center=False, return_complex=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -86,6 +87,9 @@ class BottleneckWeights(StrictModel):
     kl: float | None = Field(None, ge=0, description="of the divergence from the standard normal; default 1e-6")
     mmd: float | None = Field(None, ge=0, description="of the maximum mean discrepancy; default 100")
     softnorm: float | None = Field(None, ge=0, description="of softnorm's distance from mean 0 and variance 1; default 0.01")
+    quantizer: float | None = Field(None, ge=0, description="of what rvq and rvq_vae report; default 1")
+    codebook: float | None = Field(None, ge=0, description="of entries' distance to latents, in dac_rvq(_vae); default 1")
+    commitment: float | None = Field(None, ge=0, description="of latents' distance to entries, in dac_rvq(_vae); default 0.25")
 
 
 class BottleneckLossConfig(StrictModel):
@@ -129,21 +133,31 @@ class AutoencoderLossConfig(StrictModel):
         mel = self.mrmel.config.min_samples if self.mrmel and self.mrmel.config else 1
         return max(spectral, mel, self.discriminator.min_samples if self.discriminator else 1)
 
+    def audio_problems(self, sample_rate: int, channels: int) -> list[Problem]:
+        """What does not fit audio at `sample_rate` Hz with `channels` channels: weights of stereo, what the discriminator says."""
+        found = []
+        set_keys = self.spectral.config.model_fields_set if self.spectral else set()
+        if channels != 2 and (stereo := sorted({"w_sum", "w_diff"} & set_keys)):
+            what = f"only stereo has a sum and a difference, this audio has {channels} channel{'s' if channels > 1 else ''}"
+            found = [Problem(("spectral", "config", key), what, "remove the key", on_key=True) for key in stereo]
+        if self.discriminator is not None:
+            theirs = self.discriminator.audio_problems(sample_rate, channels)
+            found += [replace(problem, path=("discriminator", *problem.path)) for problem in theirs]
+        return found
+
     def build(self, sample_rate: int, channels: int) -> AutoencoderLosses:
         """The losses of audio at `sample_rate` Hz with `channels` channels.
 
         Raises:
-            ConfigError: a weight of stereo's sum or difference is set and the audio is not stereo.
+            ConfigError: something does not fit that audio, see `audio_problems`.
         """
-        set_keys = self.spectral.config.model_fields_set if self.spectral else set()
-        if channels != 2 and (stereo := sorted({"w_sum", "w_diff"} & set_keys)):
-            what = f"only stereo has a sum and a difference, this audio has {channels} channel{'s' if channels > 1 else ''}"
-            raise ConfigError([Problem(("spectral", "config", key), what, "remove the key", on_key=True) for key in stereo])
+        if problems := self.audio_problems(sample_rate, channels):
+            raise ConfigError(problems)
         return AutoencoderLosses(self, sample_rate)
 
-    def build_discriminator(self, channels: int) -> Discriminator | None:
-        """The discriminator of audio with `channels` channels, if there is one."""
-        return None if self.discriminator is None else self.discriminator.build(channels)
+    def build_discriminator(self, sample_rate: int, channels: int) -> Discriminator | None:
+        """The discriminator of audio at `sample_rate` Hz with `channels` channels, if there is one."""
+        return None if self.discriminator is None else self.discriminator.build(sample_rate, channels)
 
 
 class AutoencoderLosses(nn.Module):

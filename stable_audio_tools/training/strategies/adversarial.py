@@ -35,7 +35,7 @@ class AdversarialReconstruction(TrainingStrategy):
         super().__init__()
         self.config = config
         self.losses = config.loss_configs.build(sample_rate, channels)
-        self.discriminator = config.loss_configs.build_discriminator(channels)
+        self.discriminator = config.loss_configs.build_discriminator(sample_rate, channels)
 
     def players(self, model: nn.Module) -> dict[str, list[nn.Parameter]]:
         found = {"autoencoder": [p for p in model.parameters() if p.requires_grad]}
