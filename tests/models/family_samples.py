@@ -24,6 +24,7 @@ from stable_audio_tools.models.conditioners import CONDITIONERS
 from stable_audio_tools.models.config import ModelConfig
 from stable_audio_tools.models.denoisers import DENOISERS, DIFFAE_DENOISERS, UNCOND_DENOISERS
 from stable_audio_tools.models.discriminators import DISCRIMINATORS
+from stable_audio_tools.models.discriminators.arc import ARC_HEADS
 from stable_audio_tools.models.pretransforms import PRETRANSFORMS
 from stable_audio_tools.training.losses.terms import bottleneck_terms
 
@@ -39,6 +40,7 @@ class Sample:
     wrong: changes by path, such as {"config.strides": [4]}. place, says: where that must be reported, and words of message or fix.
     silent: trained parameters, by the beginning of their names, that get no gradient here, and why.
     cut: audio samples that decoding leaves out at the end, which odd strides do.
+    slow: its sizes are fixed, and not small.
     """
 
     config: dict[str, Any]
@@ -47,6 +49,7 @@ class Sample:
     says: str
     silent: Mapping[str, str] = field(default_factory=dict)
     cut: int = 0
+    slow: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,17 @@ def run_discriminator(module: Any, config: Any, dtype: torch.dtype) -> Outputs:
     return {"discriminator": module.discriminator_loss(reals, fakes), "adversarial": adversarial, "features": features}
 
 
+HEAD_WIDTH, HEAD_TOKENS = 32, 64
+
+
+def run_head(module: Any, config: Any, dtype: torch.dtype) -> Outputs:
+    return {"scores": module(noise(BATCH, HEAD_WIDTH, HEAD_TOKENS, dtype=dtype))}
+
+
+def head_shapes(config: Any) -> Shapes:
+    return {"scores": (BATCH, 1, HEAD_TOKENS // 16 - 3 if config.type == "conv" else HEAD_TOKENS // 4)}
+
+
 def run_model(module: Any, config: Any, dtype: torch.dtype) -> Outputs:
     """What training asks of each type of model."""
     audio = noise(BATCH, config.audio_channels, config.sample_size, dtype=dtype)
@@ -248,8 +262,12 @@ KINDS: dict[str, Kind] = {
     "unconditional denoiser": kind(UNCOND_DENOISERS, lambda c: c.build(), run_unconditional, prediction_shapes),
     "diffusion decoder": kind(DIFFAE_DENOISERS, lambda c: c.build(), run_diffusion_decoder, prediction_shapes),
     "discriminator": kind(
-        DISCRIMINATORS, lambda c: c.build(2), run_discriminator, lambda c: dict.fromkeys(("discriminator", "adversarial", "features"), ())
+        DISCRIMINATORS,
+        lambda c: c.build(SAMPLE_RATE, 2),
+        run_discriminator,
+        lambda c: dict.fromkeys(("discriminator", "adversarial", "features"), ()),
     ),
+    "discriminator head": kind(ARC_HEADS, lambda c: c.build(HEAD_WIDTH), run_head, head_shapes),
     "model": Kind(ModelConfig, model_types(), lambda c: c.build(), run_model, model_shapes),
 }
 
@@ -298,6 +316,17 @@ def autoencoder(bottleneck: dict[str, Any], latents: int, encoded: int, channels
         "downsampling_ratio": 8,
         "io_channels": channels,
     }
+
+
+def judge(name: str, place: str, says: str, wrong: dict[str, Any], **config: Any) -> Sample:
+    """A sample of a discriminator."""
+    sample = part(name, place, says, wrong, **config)
+    return replace(sample, config={**sample.config, "weights": {"adversarial": 0.1, "feature_matching": 5.0}}, slow=True)
+
+
+def head(name: str, place: str, says: str, wrong: dict[str, Any], **config: Any) -> Sample:
+    sample = part(name, place, says, wrong, **config)
+    return replace(sample, config={**sample.config, "dit_hidden_layer": 1})
 
 
 VAE = autoencoder({"type": "vae"}, 4, 8)
@@ -512,6 +541,41 @@ SAMPLES: dict[str, dict[str, Sample]] = {
             {"config.hop_lengths": [16]},
             "config.hop_lengths",
             "give one per scale",
+        ),
+        "dac": judge(
+            "dac",
+            "config",
+            "give one of them entries",
+            {"periods": [], "rates": [], "fft_sizes": []},
+            periods=[2, 3],
+            rates=[2],
+            fft_sizes=[128],
+        ),
+        "oobleck": judge("oobleck", "config.in_channels", "above 0, got 0", {"in_channels": 0}, in_channels=2),
+        "big_vgan": judge(
+            "big_vgan",
+            "config.cqtd_n_octaves",
+            "give one per network",
+            {"cqtd_n_octaves": [2, 2]},
+            periods=[2, 3],
+            cqtd_filters=4,
+            cqtd_hop_lengths=[64],
+            cqtd_n_octaves=[3],
+            cqtd_bins_per_octaves=[4],
+            fmin=200.0,
+        ),
+    },
+    "discriminator head": {
+        "conv": head("conv", "config.soft_clip_scale", "above 0, got -1", {"soft_clip_scale": -1}, soft_clip_scale=3.0),
+        "convnext": head(
+            "convnext",
+            "config.num_blocks",
+            "give one per stage",
+            {"num_blocks": [1]},
+            channels=4,
+            c_mults=[1, 2],
+            strides=[2, 2],
+            num_blocks=[1, 1],
         ),
     },
     "model": {
