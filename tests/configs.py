@@ -150,3 +150,59 @@ def language_model(bottleneck: dict[str, Any] | None = None, pattern: str = "del
             },
         }
     )
+
+
+def unconditional(**training: Any) -> dict[str, Any]:
+    """A two-layer DiT on patches of a waveform; 0.26 s of mono audio."""
+    return deepcopy(
+        {
+            "model_type": "diffusion_uncond",
+            "sample_rate": SAMPLE_RATE,
+            "sample_size": 2048,
+            "audio_channels": 1,
+            "model": {
+                "type": "dit",
+                "pretransform": {"type": "patched", "config": {"channels": 1, "patch_size": 16}},
+                "config": {"in_channels": 16, "embed_dim": 32, "depth": 2, "num_heads": 2},
+            },
+            "training": {"learning_rate": 1e-3, "demo": {"demo_every": 1000, "demo_steps": 2, "num_demos": 2}, **training},
+        }
+    )
+
+
+def inpainting(**training: Any) -> dict[str, Any]:
+    """`text_to_audio` that also sees the audio to keep."""
+    shares = {"max_mask_segments": 3, "mask_type_probabilities": [0.4, 0.3, 0.2, 0.1]}
+    demo = {"demo_every": 1000, "demo_steps": 2, "num_demos": 2}
+    config = text_to_audio(**{"inpainting": {"mask_kwargs": shares}, "demo": demo, **training})
+    config["model_type"] = "diffusion_cond_inpaint"
+    diffusion = config["model"]["diffusion"]
+    diffusion["input_concat_ids"] = ["inpaint_mask", "inpaint_masked_input"]
+    diffusion["config"]["input_concat_dim"] = 17
+    return config
+
+
+def diffusion_autoencoder(**training: Any) -> dict[str, Any]:
+    """Oobleck with a VAE bottleneck, and a two-layer DiT on patches of four samples beside its latents; 0.26 s of mono audio."""
+    encoder = {"in_channels": 4, "channels": 8, "c_mults": [1, 2], "strides": [2, 4], "latent_dim": 8, "use_snake": True}
+    return deepcopy(
+        {
+            "model_type": "diffusion_autoencoder",
+            "sample_rate": SAMPLE_RATE,
+            "sample_size": 2048,
+            "audio_channels": 1,
+            "model": {
+                "pretransform": {"type": "patched", "config": {"channels": 1, "patch_size": 4}},
+                "encoder": {"type": "oobleck", "config": encoder},
+                "bottleneck": {"type": "vae"},
+                "diffusion": {
+                    "type": "dit",
+                    "config": {"io_channels": 4, "embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "input_concat_dim": 4},
+                },
+                "latent_dim": 4,
+                "downsampling_ratio": 8,
+                "io_channels": 4,
+            },
+            "training": {"learning_rate": 1e-3, "demo": {"demo_every": 1000, "demo_steps": 2, "max_demos": 2}, **training},
+        }
+    )

@@ -82,7 +82,7 @@ def inpaint_conditions(latents: Tensor, mask: Tensor) -> dict[str, Condition]:
     """What tells a model about the frames that are given.
 
     Args:
-        latents: (B, C, T); what they hold where the mask is 0 does not matter.
+        latents: (B, C, T) of the whole clip.
         mask: (B, T), 1 where a frame is given.
     """
     mask = mask[:, None].to(latents)
