@@ -111,7 +111,8 @@ class ConvNeXtArgs(StrictModel):
     @model_validator(mode="after")
     def _kernel_keeps_length(self) -> Self:
         if self.kernel_size % 2 == 0:
-            raise ConfigError([Problem(("kernel_size",), "must be odd, or a block would change the length", "", self.kernel_size)])
+            fix = f"use {self.kernel_size - 1} or {self.kernel_size + 1}"
+            raise ConfigError([Problem(("kernel_size",), "must be odd, or a block would change the length", fix, self.kernel_size)])
         return self
 
 
