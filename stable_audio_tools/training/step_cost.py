@@ -148,7 +148,10 @@ def _example_batch(module: TrainingModule, config: BaseModelConfig, batch_size: 
     audio = torch.zeros(batch_size, config.audio_channels, config.sample_size, dtype=dtype)
     if getattr(module, "pre_encoded", False):
         body: Any = config.model
-        audio = torch.zeros(batch_size, body.io_channels, config.sample_size // body.downsampling_ratio, dtype=dtype)
+        tokens = config.model_type == "lm"
+        channels = body.pretransform.num_quantizers if tokens else body.io_channels
+        frames = config.sample_size // body.downsampling_ratio
+        audio = torch.zeros(batch_size, channels, frames, dtype=torch.int64 if tokens else dtype)
     conditioning = getattr(config.model, "conditioning", None)
     metadata = {c.id: c.example(config.sample_rate) for c in conditioning.configs} if conditioning else {}
     return audio, (metadata,) * batch_size

@@ -22,6 +22,7 @@ from stable_audio_tools.models.checkpoints import load_into, load_weights
 from stable_audio_tools.training import create_demo_callback_from_config
 from stable_audio_tools.training.checkpoints import RunCheckpoint
 from stable_audio_tools.training.config import parse_run_config
+from stable_audio_tools.training.plan import make_plan
 
 PATTERNS = ("delay", "parallel", "unroll", "musiclm", "coarse_first")
 BOTTLENECKS = {
@@ -346,6 +347,17 @@ def test_demos_on_disk_do_not_move_the_random_numbers_of_training(tmp_path):
     assert [entry["kind"] for entry in entries] == ["original"] + ["generated", "continuation"] * 2
     audio, rate = soundfile.read(tmp_path / "step_00000004" / entries[1]["audio"])
     assert rate == 8000 and len(audio) == 2048
+
+
+# plans
+
+
+def test_a_plan_knows_the_average_and_what_stored_tokens_save():
+    plans = [make_plan(parse_run_config(configs.language_model(**training))) for training in ({}, {"use_ema": True}, {"pre_encoded": True})]
+    plain, averaged, stored_tokens = plans
+    assert (plain.memory.average, averaged.memory.average > 0) == (0, True)
+    assert [(part.name, part.trainable > 0) for part in plain.parts] == [("pretransform", False), ("lm", True), ("conditioner", True)]
+    assert stored_tokens.flops < plain.flops
 
 
 # impossible settings
