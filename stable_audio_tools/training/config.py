@@ -318,6 +318,15 @@ class AutoencoderRun(AutoencoderModel):
         _check_clip_length(self.sample_size, self.training.loss_configs.min_samples)
         return self
 
+    @model_validator(mode="after")
+    def _losses_fit_the_model(self) -> AutoencoderRun:
+        losses, bottleneck = self.training.loss_configs, self.model.bottleneck
+        problems = losses.audio_problems(self.sample_rate, self.model.out_channels)
+        problems += losses.bottleneck_problems(bottleneck.loss_terms if bottleneck else ())
+        if problems:
+            raise ConfigError([replace(problem, path=("training", "loss_configs", *problem.path)) for problem in problems])
+        return self
+
 
 class DiffusionUncondRun(DiffusionUncondModel):
     training: DiffusionUncondTrainingConfig  # type: ignore[assignment]  # narrowed from an unread mapping

@@ -90,10 +90,12 @@ def check_tokens(tokens: Tensor, num_quantizers: int, codebook_size: int, *, few
 class BaseBottleneckConfig(StrictModel):
     """Wiring around a bottleneck, and the widths it asks of its neighbours.
 
-    `latent_key` names the key of the inner `config` that decides `latent_channels`, for messages.
+    `latent_key` names the key of the inner `config` that decides `latent_channels`, for messages. `loss_terms` are the terms that it adds
+    to the loss in training, by the names that their weights have.
     """
 
     latent_key: ClassVar[str] = ""
+    loss_terms: ClassVar[tuple[str, ...]] = ()
 
     requires_grad: bool = Field(True, description="false freezes the bottleneck's weights, if it has any")
 

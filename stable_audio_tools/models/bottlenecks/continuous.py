@@ -30,6 +30,8 @@ class VAEParams(StrictModel):
 class VAEConfig(BaseBottleneckConfig):
     """The encoder's channels are means and scales; latents are drawn from the normal distributions they describe."""
 
+    loss_terms = ("kl",)
+
     type: Literal["vae"]
     config: VAEParams = Field(default_factory=VAEParams)
 

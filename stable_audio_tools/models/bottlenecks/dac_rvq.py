@@ -62,6 +62,8 @@ class BaseDACRVQConfig(BaseBottleneckConfig):
 class DACRVQConfig(BaseDACRVQConfig):
     """Every latent frame is a sum over codebooks that are looked up in a few channels."""
 
+    loss_terms = ("codebook", "commitment")
+
     type: Literal["dac_rvq"]
     config: DACRVQParams
 
@@ -74,6 +76,8 @@ class DACRVQConfig(BaseDACRVQConfig):
 
 class DACRVQVAEConfig(BaseDACRVQConfig):
     """`dac_rvq` behind the latents that `vae` draws."""
+
+    loss_terms = ("kl", "codebook", "commitment")
 
     type: Literal["dac_rvq_vae"]
 

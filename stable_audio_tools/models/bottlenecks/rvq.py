@@ -116,6 +116,8 @@ class BaseRVQConfig(BaseBottleneckConfig):
 class RVQConfig(BaseRVQConfig):
     """Every latent frame is the sum of one entry of each codebook."""
 
+    loss_terms = ("quantizer",)
+
     type: Literal["rvq"]
 
     def make(self) -> RVQBottleneck:
@@ -124,6 +126,8 @@ class RVQConfig(BaseRVQConfig):
 
 class RVQVAEConfig(BaseRVQConfig):
     """`rvq` behind the latents that `vae` draws."""
+
+    loss_terms = ("kl", "quantizer")
 
     type: Literal["rvq_vae"]
 

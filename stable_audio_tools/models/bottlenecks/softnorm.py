@@ -26,6 +26,8 @@ class SoftNormParams(StrictModel):
 class SoftNormConfig(BaseBottleneckConfig):
     """Deterministic latents of about unit variance, without the noise of a VAE."""
 
+    loss_terms = ("softnorm",)
+
     type: Literal["softnorm"]
     config: SoftNormParams = Field(default_factory=SoftNormParams)
     latent_key = "dim"

@@ -26,6 +26,8 @@ class WassersteinParams(StrictModel):
 class WassersteinConfig(BaseBottleneckConfig):
     """Latents as they are, or bounded, and a loss that makes all of them together normally distributed."""
 
+    loss_terms = ("mmd",)
+
     type: Literal["wasserstein"]
     config: WassersteinParams = Field(default_factory=WassersteinParams)
 

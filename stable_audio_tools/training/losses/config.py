@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Self
 
@@ -84,6 +84,8 @@ class MelLossConfig(StrictModel):
 
 
 class BottleneckWeights(StrictModel):
+    """A term that the model's bottleneck lacks must have no weight here; `kl` and `mmd` may, since configs of the peer carry them along."""
+
     kl: float | None = Field(None, ge=0, description="of the divergence from the standard normal; default 1e-6")
     mmd: float | None = Field(None, ge=0, description="of the maximum mean discrepancy; default 100")
     softnorm: float | None = Field(None, ge=0, description="of softnorm's distance from mean 0 and variance 1; default 0.01")
@@ -98,6 +100,10 @@ class BottleneckLossConfig(StrictModel):
     type: str | None = Field(None, description=DEAD)
     config: dict[str, Any] | None = Field(None, description=DEAD)
     weights: BottleneckWeights
+
+
+def _listed(terms: Sequence[str]) -> str:
+    return f"only {' and '.join(terms)}" if terms else "no loss of its own"
 
 
 def _refuse_hubert(value: Any) -> Any:
@@ -144,6 +150,13 @@ class AutoencoderLossConfig(StrictModel):
             theirs = self.discriminator.audio_problems(sample_rate, channels)
             found += [replace(problem, path=("discriminator", *problem.path)) for problem in theirs]
         return found
+
+    def bottleneck_problems(self, terms: Sequence[str]) -> list[Problem]:
+        """The weights that cannot act, of a model whose bottleneck adds `terms` to the loss."""
+        given = self.bottleneck.weights.model_fields_set if self.bottleneck else set()
+        what = f"the model's bottleneck has {_listed(terms)}"
+        dead = sorted(given - {"kl", "mmd", *terms})
+        return [Problem(("bottleneck", "weights", name), f"no effect: {what}", "remove the key", on_key=True) for name in dead]
 
     def build(self, sample_rate: int, channels: int) -> AutoencoderLosses:
         """The losses of audio at `sample_rate` Hz with `channels` channels.

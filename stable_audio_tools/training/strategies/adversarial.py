@@ -79,7 +79,7 @@ class AdversarialReconstruction(TrainingStrategy):
 
         A reconstruction is shorter by what exceeds whole latent frames, and by what odd strides lose at the end.
         """
-        heard = audio.mean(dim=1, keepdim=True).expand_as(audio) if self.config.force_input_mono else audio
+        heard = audio.mean(dim=1, keepdim=True).expand(-1, model.in_channels, -1) if self.config.force_input_mono else audio
         latents, info = model.encode(heard, return_info=True)
         if self.config.latent_mask_ratio > 0 and model.training:
             keep = torch.rand_like(latents) >= self.config.latent_mask_ratio
