@@ -75,15 +75,13 @@ class RotaryEmbedding(nn.Module):
     """Makes the rotary table of a sequence; one table serves every layer of a forward. arXiv:2104.09864.
 
     Args:
-        dim: channels of a head that rotate, even.
+        dim: channels of a head that rotate; of an odd number one more does, at frequencies of that number, as in published models.
     """
 
     inv_freq: Tensor
 
     def __init__(self, dim: int):
         super().__init__()
-        if dim % 2:
-            raise ValueError(f"rotary channels must be even, got {dim}")
         self.register_buffer("inv_freq", 1 / ROTARY_BASE ** (torch.arange(0, dim, 2).float() / dim))
 
     def forward(self, positions: int | Tensor) -> RotaryTable:

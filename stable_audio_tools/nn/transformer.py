@@ -417,8 +417,8 @@ class ContinuousTransformer(nn.Module):
 
 
 def rotary_channels(dim_heads: int) -> int:
-    """Channels of a head that rotate: half, at least 32, at most all of them (and an even number)."""
-    return min(max(dim_heads // 2, 32), dim_heads) // 2 * 2
+    """Channels of a head that rotate, for `RotaryEmbedding`: half, at least 32; of a narrower head, all that make pairs."""
+    return max(dim_heads // 2, 32) if dim_heads >= 32 else dim_heads // 2 * 2
 
 
 def self_attention_mask(

@@ -31,6 +31,14 @@ def test_only_the_first_channels_rotate():
     torch.testing.assert_close(rotate(x, RotaryEmbedding(8)(5))[..., 8:], x[..., 8:])
 
 
+def test_an_odd_number_of_channels_rotates_in_pairs_at_its_own_frequencies():
+    embedding, x = RotaryEmbedding(7), torch.randn(1, 1, 3, 12)
+    torch.testing.assert_close(embedding.inv_freq, 10000.0 ** -(torch.tensor([0.0, 2.0, 4.0, 6.0]) / 7))
+    turned = rotate(x, embedding(3))
+    assert (turned[..., 1:, :8] != x[..., 1:, :8]).all()
+    torch.testing.assert_close(turned[..., 8:], x[..., 8:])
+
+
 @pytest.mark.parametrize("cast", ["half", "bfloat16", "double"])
 def test_the_rotary_table_ignores_casts_of_the_model(cast):
     """Half-precision frequencies would be off by radians at position 1000."""
@@ -69,7 +77,7 @@ def test_more_tokens_than_learned_positions_is_an_error():
         AbsolutePositions(6, 32)(33)
 
 
-@pytest.mark.parametrize("make", [RotaryEmbedding, SinusoidalPositions, FourierFeatures])
+@pytest.mark.parametrize("make", [SinusoidalPositions, FourierFeatures])
 def test_odd_widths_are_refused(make):
     with pytest.raises(ValueError, match="even"):
         make(7)

@@ -171,7 +171,7 @@ def test_cross_attention_stops_at_its_final_layer():
     assert [layer.cross_attend for layer in model.layers] == [True, True, False]
 
 
-@pytest.mark.parametrize(("dim_heads", "rotating"), [(128, 64), (64, 32), (40, 32), (32, 32), (16, 16), (7, 6)])
+@pytest.mark.parametrize(("dim_heads", "rotating"), [(128, 64), (66, 33), (64, 32), (40, 32), (32, 32), (31, 30), (16, 16), (7, 6)])
 def test_half_of_a_head_rotates_but_at_least_32_channels_where_it_has_them(dim_heads, rotating):
     assert rotary_channels(dim_heads) == rotating
 

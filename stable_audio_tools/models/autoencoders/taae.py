@@ -62,7 +62,7 @@ class TAAEParams(StrictModel):
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
-        """Stages are counted by `c_mults`, and attention divides their widths into heads whose first half rotates in pairs."""
+        """Stages are counted by `c_mults`, and attention divides their widths into heads."""
         count = len(self.c_mults)
         problems = [
             Problem((key,), f"{key} has {len(value)} entries for the {count} stages of c_mults", f"give {count} entries", value)
@@ -71,9 +71,9 @@ class TAAEParams(StrictModel):
         ]
         for index, (mult, depth) in enumerate(zip(self.c_mults, self.transformer_depths, strict=False)):
             width = self.channels * mult
-            if depth and (width % HEAD_WIDTH if width > HEAD_WIDTH else width % 4):
+            if depth and width > HEAD_WIDTH and width % HEAD_WIDTH:
                 message = f"stage {index} is channels {self.channels} times {mult} = {width} wide, which makes no attention heads"
-                fix = f"make it a multiple of {HEAD_WIDTH}, or a multiple of 4 below that"
+                fix = f"make it a multiple of {HEAD_WIDTH}, or less than that"
                 problems.append(Problem(("c_mults", index), message, fix, mult))
         if problems:
             raise ConfigError(problems)
