@@ -131,6 +131,13 @@ def test_a_nano_config_trains_makes_demos_and_reloads(name, tmp_path):
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["autoencoder/encodec_32k_rvq_nano", "autoencoder/dac_44k_rvq_nano"])
+def test_a_codec_can_be_planned_although_its_codebooks_start_from_data(name, capsys):
+    assert main(["plan", str(FOLDER / f"{name}.json")]) == 0
+    assert "activations" in capsys.readouterr().out
+
+
 # what published configs carry besides
 
 BOTH_RATES = {

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from stable_audio_tools.diffusion.timesteps import parse_timestep_sampler
 from stable_audio_tools.models.conditioners import Conditioner
 from stable_audio_tools.models.config import BaseModelConfig
+from stable_audio_tools.nn.quantize import Codebook
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.noising import Noising
 
@@ -63,6 +64,7 @@ def measure_turns(module: TrainingModule, config: BaseModelConfig, batch_size: i
             if isinstance(part, Conditioner):
                 part.stand_in()
         _fake_timesteps(module)
+        _start_codebooks(module)
         module.train()
         batch = _example_batch(module, config, batch_size, WHOLE.get(precision, torch.float32))
         players = module.strategy.players(module.model)
@@ -141,6 +143,13 @@ def _fake_timesteps(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, Noising):
             part.sampler = parse_timestep_sampler("logit_normal")
+
+
+def _start_codebooks(module: nn.Module) -> None:
+    """Only the first batch of a run is clustered, and whether it is the first cannot be read from fake tensors."""
+    for part in module.modules():
+        if isinstance(part, Codebook):
+            part.checked = True
 
 
 def _example_batch(module: TrainingModule, config: BaseModelConfig, batch_size: int, dtype: torch.dtype) -> Any:
