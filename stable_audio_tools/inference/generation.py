@@ -101,6 +101,7 @@ def generate_diffusion_cond(
         conditions, negative = _both_conditions(
             model, batch_size, conditioning, conditioning_tensors, negative_conditioning, negative_conditioning_tensors
         )
+        _check_masks_given(model, conditions)
         guidance = {"cfg_scale": cfg_scale, "negative_cond": negative, "cfg_interval": cfg_interval, "scale_phi": scale_phi}
         return job.run(_guided_field(model, conditions, guidance, cfgpp=job.sampler.cfgpp), callback, return_latents=return_latents)
 
@@ -332,6 +333,11 @@ def _check_inpainting(
         raise ValueError(f"{name} says which audio is kept, but there is no inpaint_audio")
     if audio is not None and mask is None and seconds is None:
         raise ValueError("inpaint_audio needs inpaint_mask or regenerate_s, which say what is kept of it")
+
+
+def _check_masks_given(model: ConditionedDiffusion, conditions: Conditions) -> None:
+    if missing := [name for name in INPAINT_IDS if name in model.routes.input_concat and name not in conditions]:
+        raise ValueError(f"the model inpaints, and nothing says what is given ({', '.join(missing)}): use generate_diffusion_cond_inpaint")
 
 
 def _ratio(model: DiffusionModel) -> int:
