@@ -125,7 +125,7 @@ def to_one_level(audio: Tensor) -> Tensor:
     """(B, C, T) without its mean and with a peak of 0.8, channel by channel, in at least float32."""
     audio = at_least_single(audio)
     audio = audio - audio.mean(dim=-1, keepdim=True)
-    return PEAK * audio / (audio.abs().amax(dim=-1, keepdim=True) + QUIETEST)
+    return PEAK * audio / (audio.abs().max(dim=-1, keepdim=True).values + QUIETEST)
 
 
 class PeriodView(nn.Module):
