@@ -209,7 +209,8 @@ def test_the_average_has_the_published_constants_and_the_same_tokenizer():
     assert (average.beta, average.update_every, average.update_after_step, average.power) == (0.99, 10, 100, 2 / 3)
     assert average.ema_model.pretransform is module.model.pretransform
     assert average.ema_model.lm is not module.model.lm and module.sampling_model is average.ema_model
-    assert wrapper(configs.language_model()).sampling_model.lm is not None
+    plain = wrapper(configs.language_model())
+    assert plain.sampling_model is plain.model and not plain.averages()
 
 
 def test_the_average_follows_every_tenth_step():
