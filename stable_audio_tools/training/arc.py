@@ -69,15 +69,14 @@ def _teacher(
     arc: ArcConfig, teacher: BaseDiffusionCondModel, run: BaseDiffusionCondModel, model: ConditionedDiffusion
 ) -> ConditionedDiffusion:
     assert arc.teacher_model_ckpt is not None
-    weights = load_weights(arc.teacher_model_ckpt)
+    weights = _read(arc.teacher_model_ckpt, model)
     return _loaded(_copy(model) if teacher is run else _built(teacher), weights)
 
 
 def _backbone(arc: ArcConfig, model: ConditionedDiffusion) -> ConditionedDiffusion:
-    weights = None if arc.discriminator_base_ckpt is None else load_weights(arc.discriminator_base_ckpt)
+    weights = None if arc.discriminator_base_ckpt is None else _read(arc.discriminator_base_ckpt, model)
     base = arc.discriminator_base_model
-    backbone = _copy(model) if base is None else _built(base)
-    return backbone if weights is None else _loaded(backbone, weights)
+    return _loaded(_copy(model) if base is None else _built(base), weights)
 
 
 def _copy(model: ConditionedDiffusion) -> ConditionedDiffusion:
@@ -93,9 +92,15 @@ def _built(config: BaseDiffusionCondModel) -> ConditionedDiffusion:
     return model
 
 
-def _loaded(model: ConditionedDiffusion, weights: LoadedWeights) -> ConditionedDiffusion:
-    """`model` with these weights, of which those of a pretransform are left."""
-    if not any(parameter.is_meta for parameter in model.parameters()):  # a plan has shapes alone
-        state = {key: value for key, value in weights.state_dict.items() if not key.startswith(PRETRANSFORM)}
-        log.info("%s", load_into(model, replace(weights, state_dict=state)))
+def _read(path: str, model: ConditionedDiffusion) -> LoadedWeights | None:
+    """The weights in a file but those of a pretransform; none for a model on the meta device, which is planned and not trained."""
+    if next(model.parameters()).is_meta:
+        return None
+    weights = load_weights(path)
+    return replace(weights, state_dict={key: value for key, value in weights.state_dict.items() if not key.startswith(PRETRANSFORM)})
+
+
+def _loaded(model: ConditionedDiffusion, weights: LoadedWeights | None) -> ConditionedDiffusion:
+    if weights is not None:
+        log.info("%s", load_into(model, weights))
     return model

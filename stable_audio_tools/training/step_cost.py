@@ -25,6 +25,7 @@ from stable_audio_tools.models.config import BaseModelConfig
 from stable_audio_tools.nn.quantize import Codebook
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.noising import Noising
+from stable_audio_tools.training.strategies.arc import NoiseLevels
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 WHOLE = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
@@ -141,7 +142,7 @@ def _fake_weights(module: nn.Module, dtype: torch.dtype | None) -> None:
 def _fake_timesteps(module: nn.Module) -> None:
     """Which noise levels are drawn costs nothing, and a Sobol sequence cannot be drawn from fake tensors."""
     for part in module.modules():
-        if isinstance(part, Noising):
+        if isinstance(part, Noising | NoiseLevels):
             part.sampler = parse_timestep_sampler("logit_normal")
 
 

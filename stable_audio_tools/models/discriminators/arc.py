@@ -1,4 +1,4 @@
-"""The discriminator of ARC post-training: a diffusion transformer up to one layer, and a head on its features. arXiv:2505.08175, section 3.
+"""The discriminator of ARC post-training: a diffusion transformer up to one layer, and a head on its features. arXiv:2505.08175.
 
 It judges noisy latents under conditions. Attribute names of the heads are file format. B batch, C latent channels, T latent frames,
 N tokens, D features.

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 PENALTY_NOISE = 0.05  # the peer's; standard deviation, where latents have about 1
 MIN_TRIMMED_FRAMES = 128  # the peer's
-LOGSNR_RANGE = {"min_logsnr": -6.0, "max_logsnr": 2.0}  # of logsnr_uniform, arXiv:2505.08175, section 4.1
+LOGSNR_RANGE = {"min_logsnr": -6.0, "max_logsnr": 2.0}  # of logsnr_uniform; the range of the sampling steps
 CONSTANT_LEVELS = {"one_shot": 1.0, "denoised": 0.0}
 
 NoiseName = Literal["uniform", "logit_normal", "trunc_logit_normal", "one_shot", "denoised", "logsnr_uniform"]
@@ -288,6 +288,12 @@ class AdversarialPostTraining(TrainingStrategy):
         if self.warmup is not None:
             self.warmup.rank = rank
 
+    def get_extra_state(self) -> dict[str, int]:
+        return {"seed": self.seed}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.seed = state["seed"]
+
     def warming_up(self, step: int) -> bool:
         return self.warmup is not None and step < self.warmup.config.warmup_steps
 
@@ -400,7 +406,7 @@ class AdversarialPostTraining(TrainingStrategy):
         return tuple(value if isinstance(value, str | int | float) else id(value) for value in values)
 
     def _roughness(self, x: Tensor, t: Tensor, conditions: Mapping[str, Any], scores: Tensor) -> Tensor:
-        """How much a little noise moves the scores: an approximate R1 or R2 penalty. Lin et al. 2025, arXiv:2501.08316, section 3.4."""
+        """How much a little noise moves the scores: an approximate R1 or R2 penalty. Lin et al. 2025, arXiv:2501.08316."""
         moved = self._scores(x + PENALTY_NOISE * torch.randn_like(x), t, conditions)
         return (moved - scores).square().sum(dim=(1, 2)).mean()
 

@@ -1,6 +1,6 @@
 """ODE warm-up: a student learns to reach the end of a teacher's trajectory from any of its points, in one step.
 
-Before adversarial training, as in ARC (arXiv:2505.08175, section 4.1) and consistency models (arXiv:2303.01469).
+Before adversarial training, as in ARC (arXiv:2505.08175); cf. consistency distillation (arXiv:2303.01469).
 """
 
 from __future__ import annotations
