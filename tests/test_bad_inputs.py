@@ -1,7 +1,7 @@
 """What a user gets for bad input: exit status 2, one message with the place and the fix, no traceback, nothing written.
 
-Each row is a command as it would be typed, in a fresh folder. `model.json`, `autoencoder.json` and `data.json` are there
-and good; a row spoils something and says which words must come back.
+Each row is a command as it would be typed, in a fresh folder. `data.json` and a config of each model type are there, `model.json` among
+them, and good; a row spoils something and says which words must come back.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ MODEL_CHANGES: list[tuple[Any, ...]] = [
     ("unknown sampler", {"training.demo.sampler_type": "eular"}, "sampler_type", "euler"),
     ("dropout above 1", {"training.cfg_dropout_prob": 1.5}, "training.cfg_dropout_prob", "expected a number from 0 to 1, got 1.5"),
     ("prompts and demos differ", {"training.demo.num_demos": 5}, "training.demo", "num_demos is 5", "2 entries"),
-    ("teacher of another kind", {"training.arc": {}}, "training.arc", "not available in this version"),
+    ("ARC without its discriminator", {"training.arc": {}}, "training.arc.discriminator", "missing key", "one of conv, convnext"),
     ("several at once", {"sample_rate": "8000", "model.pretransform.type": "x", "training.use_emma": True}, "model.json: 3 problems"),
 ]
 
@@ -186,7 +186,138 @@ AUTOENCODER_CHANGES: list[tuple[Any, ...]] = [
     ("windows of another count", {"training.loss_configs.spectral.config.hop_sizes": [64]}, "loss_configs.spectral.config", "hop_sizes"),
 ]
 
+TEXT_MODEL = {"id": "prompt", "type": "t5"}
+COMPONENT_CHANGES: list[tuple[str, str, dict[str, Any], tuple[str, ...]]] = [
+    (
+        "misspelt T5",
+        "model",
+        {"model.conditioning.configs": [{**TEXT_MODEL, "config": {"t5_model_name": "t5-bse"}}]},
+        ("configs[0].config.t5_model_name", 'the width of "t5-bse" is not known', 'did you mean "t5-base"?'),
+    ),
+    (
+        "key of the config beside it",
+        "model",
+        {"model.conditioning.configs": [{"id": "prompt", "type": "number", "max_val": 512}]},
+        ("configs[0].max_val", "it belongs in model.conditioning.configs[0].config"),
+    ),
+    (
+        "conditioner without an id",
+        "model",
+        {"model.conditioning.configs": [{"type": "number", "config": {}}]},
+        ("configs[0].id", 'missing key "id"', "add it: text in quotes (name of the condition"),
+    ),
+    (
+        "fallback key of an unknown condition",
+        "model",
+        {"model.conditioning.default_keys": {"promt": "text"}},
+        ("default_keys.promt", 'there is no conditioner "promt"', 'did you mean "prompt"?'),
+    ),
+    (
+        "one id for a list of ids",
+        "model",
+        {"model.diffusion.cross_attention_cond_ids": "prompt"},
+        ("cross_attention_cond_ids", "expected a list of texts in quotes", 'write ["prompt"]'),
+    ),
+    (
+        "range the wrong way round",
+        "model",
+        {"model.conditioning.configs": [{"id": "prompt", "type": "int", "config": {"min_val": 9, "max_val": 3}}]},
+        ("config.max_val", "min_val must be below max_val, got 9 and 3", "make max_val the larger one"),
+    ),
+    ("option of an inner block", "model", {DIT + "qk_norm": "ln"}, ("it belongs in model.diffusion.config.attn_kwargs",)),
+    (
+        "even kernel",
+        "model",
+        {DIT + "ff_kwargs": {"use_conv": True, "conv_kernel_size": 4}},
+        ("ff_kwargs.conv_kernel_size", "must be odd, got 4", "nearest: 3 or 5"),
+    ),
+    ("half a window", "model", {DIT + "sliding_window": [64]}, ("sliding_window", "expected a list of 2 whole numbers, got 1 entry")),
+    (
+        "timestep without channels",
+        "model",
+        {DIT + "timestep_cond_type": "input_concat"},
+        ("timestep_embed_dim", "timestep_cond_type input_concat needs timestep_embed_dim", "give a number of channels"),
+    ),
+    ("inpainting inputs left out", "model", {"model_type": "diffusion_cond_inpaint"}, ("add inpaint_mask, inpaint_masked_input",)),
+    ("network of another model type", "model", {"model.diffusion.type": "DAU1d"}, ('unknown denoiser "DAU1d"', "known: dit, adp_1d")),
+    (
+        "tokens where latents are needed",
+        "model",
+        {"model.pretransform": {"type": "audiocraft_pretrained"}},
+        ("model.pretransform", "audiocraft_pretrained makes tokens alone", "use one that makes latents"),
+    ),
+    (
+        "a whole config as the pretransform's",
+        "model",
+        {"model.pretransform": {"type": "autoencoder", "config": configs.autoencoder()}},
+        ("model.pretransform.config.model", "a whole model config stands here", 'put what is in "model" in its place'),
+    ),
+    (
+        "misspelt wavelet",
+        "model",
+        {"model.pretransform": {"type": "wavelet", "config": {"channels": 1, "levels": 4, "wavelet": "bior22"}}},
+        ("config.wavelet", 'did you mean "bior2.2"?'),
+    ),
+    (
+        "bands that are no power of 2",
+        "model",
+        {"model.pretransform": {"type": "pqmf", "config": {"num_bands": 12}}},
+        ("config.num_bands", "num_bands must be a power of 2, got 12", "choose 8 or 16"),
+    ),
+    (
+        "codec that nobody released",
+        "model",
+        {"model.pretransform": {"type": "dac_pretrained", "config": {"model_type": "44.1khz"}}},
+        ("config.model_type", 'did you mean "44khz"?'),
+    ),
+    (
+        "numbers in quotes",
+        "autoencoder",
+        {"model.encoder.config.strides": "4,4"},
+        ("encoder.config.strides", "expected a list of whole numbers", "write [4, 4]"),
+    ),
+    (
+        "encoder of another decoder's width",
+        "autoencoder",
+        {"model.encoder": {"type": "taae", "config": {"channels": 100, "c_mults": [1, 2], "strides": [4, 4], "latent_dim": 8}}},
+        ("encoder.config.c_mults[1]", "200 wide, which makes no attention heads", "make it a multiple of 128"),
+    ),
+    (
+        "quantizer without sizes",
+        "autoencoder",
+        {"model.bottleneck": {"type": "dac_rvq", "config": {"n_codebooks": 4}}},
+        ("bottleneck.config.codebook_size", 'missing key "codebook_size"', "add it: a whole number"),
+    ),
+    ("no bottleneck any more", "autoencoder", {"model.bottleneck": GONE}, ("no bottleneck need 4", "set encoder.config.latent_dim to 4")),
+    (
+        "mode beside the config",
+        "autoencoder",
+        {"model.bottleneck": {"type": "vae", "mode": "mean"}},
+        ("bottleneck.mode", "it belongs in model.bottleneck.config"),
+    ),
+    (
+        "network one level too deep",
+        "unconditional",
+        {"model": {"diffusion": {"type": "DAU1d", "config": {}}}},
+        ("model.diffusion", 'stands in "model" itself', 'move its "type" and "config" up into "model"'),
+    ),
+    ("latents that nothing sees", "diffusion_autoencoder", {"model.latent_dim": 6}, ("model.", "latent_dim 6")),
+    (
+        "misspelt pattern",
+        "language_model",
+        {"model.lm.codebook_pattern": "music_lm"},
+        ("lm.codebook_pattern", 'did you mean "musiclm"?'),
+    ),
+    (
+        "language model of a continuous pretransform",
+        "language_model",
+        {"model.pretransform": {"type": "patched", "config": {"channels": 1, "patch_size": 8}}},
+        ("model.pretransform", "it has none", "such as an autoencoder with the bottleneck dac_rvq"),
+    ),
+]
+
 MODELS: list[Row] = [
+    *((name, ["check", f"{base}.json"], edited(base, changes), expected) for name, base, changes, expected in COMPONENT_CHANGES),
     *((name, CHECK_MODEL, model(changes), tuple(expected)) for name, changes, *expected in MODEL_CHANGES),
     *((name, CHECK_AUTOENCODER, autoencoder(changes), tuple(expected)) for name, changes, *expected in AUTOENCODER_CHANGES),
     ("one bad among good", ["check", "autoencoder.json", "model.json"], model({"sample_rate": 0}), ("model.json:", "sample_rate")),
@@ -337,7 +468,8 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's folder, with good configs."""
     (tmp_path / "model.json").write_text(json.dumps(configs.text_to_audio(), indent=2))
-    (tmp_path / "autoencoder.json").write_text(json.dumps(configs.autoencoder(), indent=2))
+    for make in (configs.autoencoder, configs.unconditional, configs.diffusion_autoencoder, configs.language_model):
+        (tmp_path / f"{make.__name__}.json").write_text(json.dumps(make(), indent=2))
     (tmp_path / "data.json").write_text(json.dumps({"dataset_type": "synthetic"}))
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -14,6 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
+from .errors import ConfigError, Problem
+
 
 class StrictModel(BaseModel):
     """Unknown keys are errors, nothing is coerced ("1" is no number, 1 is no boolean), instances never change.
@@ -28,6 +30,15 @@ class StrictModel(BaseModel):
     @classmethod
     def _arrays_are_tuples(cls, value: Any) -> Any:
         return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def check_order(config: StrictModel, low: str, high: str) -> None:
+    """Raises ConfigError unless the number under the key `low` is below the one under `high`; for validators."""
+    lower, upper = getattr(config, low), getattr(config, high)
+    if lower >= upper:
+        key, word = (high, "larger") if high in config.model_fields_set else (low, "smaller")
+        message = f"{low} must be below {high}, got {lower} and {upper}"
+        raise ConfigError([Problem((key,), message, f"make {key} the {word} one")])
 
 
 def _tuples(value: Any) -> Any:

@@ -148,7 +148,9 @@ def _right_key(fault: Fault) -> str:
         return f'did you mean "{meant}"?'
     if homes := _homes(fault):
         nearest = [path for distance, path in homes if distance == homes[0][0]]
-        return "it belongs in " + " or ".join(path_text(path) for path in nearest) if all(nearest) else "it belongs at the top level"
+        home = "in " + " or ".join(path_text(path) for path in nearest) if all(nearest) else "at the top level"
+        given = all(fault.path[-1] in _keys(place.value) for path, place in fault.root.objects() if path in nearest)
+        return f"it belongs {home}" + (", where it is given already" if given else "")
     known = list(fault.parent.fields)
     if near := closest(str(fault.path[-1]), known):
         return f'did you mean "{near}"? it is given already'
@@ -205,7 +207,8 @@ def _length(fault: Fault) -> Problem:
     fixed = f"a list of {most} " in what  # the words have the length already
     limits = [f"at least {least}"] * (least is not None) + [f"at most {most}"] * (most is not None and not fixed)
     size = f" of {' and '.join(limits)} {unit}" if limits else ""
-    return Problem(fault.path, f"expected {what}{size}, got {count}", "", fault.value)
+    got = str(count) if size else f"{count} {unit if count != 1 else 'entry'}"
+    return Problem(fault.path, f"expected {what}{size}, got {got}", "", fault.value)
 
 
 def _unknown_tag(fault: Fault) -> Problem:
@@ -294,7 +297,7 @@ def _type_fix(fault: Fault) -> str:
         return "leave the key out for the default" + (f", {value_text(default)}" if shown else "")
     wants = {option for option in fault.place.options if isinstance(option, type)}
     if isinstance(value, str) and str not in wants:
-        return _quotes_fix(value, wants == {bool})
+        return _quotes_fix(value, wants == {bool}) or _list_fix(value, fault.place.words())
     if wants == {bool} and value in (0, 1):
         return f"write {'true' if value else 'false'}"
     if int in wants and isinstance(value, float) and value.is_integer():
@@ -304,6 +307,15 @@ def _type_fix(fault: Fault) -> str:
     if isinstance(value, (int, float)) and fault.place.words() in ("a list of whole numbers", "a list of numbers"):
         return f"write [{value_text(value)}]"
     return ""
+
+
+def _list_fix(text: str, words: str) -> str:
+    """A text that stands where a list belongs: one entry of it, or all of them between commas."""
+    if words == "a list of texts in quotes":
+        return f"write [{', '.join(value_text(part.strip()) for part in text.split(','))}]"
+    numbers = [part.strip() for part in text.strip("[]() ").split(",")]
+    are_numbers = all(part.removeprefix("-").replace(".", "", 1).isdigit() for part in numbers)
+    return f"write [{', '.join(numbers)}]" if are_numbers and "numbers" in words else ""
 
 
 def _quotes_fix(text: str, wants_bool: bool) -> str:

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
-from stable_audio_tools.configs.base import Family, StrictModel
+from stable_audio_tools.configs.base import Family, StrictModel, check_order
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.configs.parse import validate
 
@@ -161,8 +161,7 @@ class LogSNRUniform(StatelessSampler):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.min_logsnr >= self.max_logsnr:
-            raise ValueError(f"min_logsnr must be below max_logsnr, got {self.min_logsnr} and {self.max_logsnr}")
+        check_order(self, "min_logsnr", "max_logsnr")
         return self
 
     def draw(self, batch: int, length: int | None, generator: torch.Generator | None) -> Tensor:
@@ -189,8 +188,7 @@ class ShiftedLogitNormal(StatelessSampler):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.min_tokens >= self.max_tokens:
-            raise ValueError(f"min_tokens must be below max_tokens, got {self.min_tokens} and {self.max_tokens}")
+        check_order(self, "min_tokens", "max_tokens")
         return self
 
     def draw(self, batch: int, length: int | None, generator: torch.Generator | None) -> Tensor:
@@ -339,8 +337,7 @@ class LogSNRShift(DistributionShift):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.anchor_logsnr >= self.logsnr_end:
-            raise ValueError(f"anchor_logsnr must be below logsnr_end, got {self.anchor_logsnr} and {self.logsnr_end}")
+        check_order(self, "anchor_logsnr", "logsnr_end")
         return self
 
     def shift(self, t: Tensor, length: int) -> Tensor:
@@ -373,8 +370,7 @@ def _clamp(value: int, low: int, high: int) -> int:
 
 
 def _ordered_lengths(config: Any) -> Any:
-    if config.min_length >= config.max_length:
-        raise ValueError(f"min_length must be below max_length, got {config.min_length} and {config.max_length}")
+    check_order(config, "min_length", "max_length")
     return config
 
 

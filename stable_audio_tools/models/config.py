@@ -5,7 +5,7 @@ The `training` section is carried unread, so that a published config loads where
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -135,6 +135,15 @@ class DiffusionCondInpaintModel(BaseDiffusionCondModel):
 class DiffusionUncondModel(BaseModelConfig):
     model_type: Literal["diffusion_uncond"]
     model: UnconditionalConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _network_is_the_model(cls, value: Any) -> Any:
+        model = value.get("model") if isinstance(value, Mapping) else None
+        if isinstance(model, Mapping) and "diffusion" in model and "type" not in model:
+            message = 'the network of a diffusion_uncond model stands in "model" itself'
+            raise ConfigError([Problem(("model", "diffusion"), message, 'move its "type" and "config" up into "model"', on_key=True)])
+        return value
 
     def build(self) -> UnconditionalDiffusion:
         network, pretransform = self.model, self.model.pretransform

@@ -30,7 +30,7 @@ from .bottlenecks import Bottleneck, BottleneckConfig
 from .conditioners.routing import resize_signal
 from .denoisers import DecoderDenoiserConfig, Denoiser
 from .denoisers.base import halved
-from .pretransforms import Pretransform, PretransformConfig
+from .pretransforms import Pretransform, PretransformConfig, latent_problems
 
 DECODING_STEPS = 100  # the peer's
 
@@ -53,7 +53,8 @@ class DiffusionAutoencoderBody(StrictModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if problems := [*self._channel_problems(), *self._latent_problems(), *self._other_problems()]:
+        misfits = [*self._channel_problems(), *self._latent_problems(), *self._other_problems()]
+        if problems := latent_problems(self.pretransform) or misfits:
             raise ConfigError(problems)
         return self
 

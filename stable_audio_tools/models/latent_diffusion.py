@@ -23,7 +23,7 @@ from .conditioners import INPAINT_IDS, ConditioningConfig, MultiConditioner
 from .conditioners.routing import Conditions, Inputs, Routes, drop_inputs
 from .conditioning_rules import RoutingRules
 from .denoisers import Denoiser, DenoiserConfig
-from .pretransforms import Pretransform, PretransformConfig
+from .pretransforms import Pretransform, PretransformConfig, latent_problems
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ class ConditionedDiffusionBody(StrictModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if problems := [*self._channel_problems(), *self._rules().problems()]:
+        channels = latent_problems(self.pretransform) or [*self._channel_problems()]
+        if problems := [*channels, *self._rules().problems()]:
             raise ConfigError(problems)
         return self
 

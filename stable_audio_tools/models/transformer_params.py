@@ -57,9 +57,11 @@ class FeedForwardParams(StrictModel):
     @model_validator(mode="after")
     def _kernel_fits(self) -> Self:
         if self.conv_kernel_size % 2 == 0:
-            raise ValueError(f"conv_kernel_size must be odd, got {self.conv_kernel_size}")
+            message, size = f"conv_kernel_size must be odd, got {self.conv_kernel_size}", self.conv_kernel_size
+            raise ConfigError([Problem(("conv_kernel_size",), message, f"nearest: {size - 1} or {size + 1}", size)])
         if "conv_kernel_size" in self.model_fields_set and not self.use_conv:
-            raise ValueError("conv_kernel_size has no effect without use_conv; set it true or remove the size")
+            message = "conv_kernel_size has no effect without use_conv"
+            raise ConfigError([Problem(("conv_kernel_size",), message, 'set "use_conv": true, or remove it', on_key=True)])
         return self
 
     def kwargs(self) -> FeedForwardKwargs:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from stable_audio_tools.configs.base import Family, StrictModel
+from stable_audio_tools.configs.base import Family, StrictModel, check_order
+from stable_audio_tools.configs.errors import ConfigError
 
 
 class Small(StrictModel):
@@ -109,3 +110,29 @@ def test_members_may_hold_each_other():
     assert schema["$defs"]["Branch"]["properties"]["left"]["oneOf"] == [{"$ref": "#/$defs/Leaf"}, {"$ref": "#/$defs/Branch"}]
     tree = {"type": "branch", "left": {"type": "branch", "left": {"type": "leaf"}}}
     assert TypeAdapter(Tree).validate_python(tree).left.left == Leaf(type="leaf")
+
+
+class Range(StrictModel):
+    low: int = 2
+    high: int = 8
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "fix"),
+    [
+        ({"high": 1}, "high", "make high the larger one"),
+        ({"low": 8, "high": 8}, "high", "make high the larger one"),
+        ({"low": 9}, "low", "make low the smaller one"),
+    ],
+)
+def test_a_range_the_wrong_way_round_is_told_at_the_key_that_was_written(given, key, fix):
+    config = Range.model_validate(given)
+    with pytest.raises(ConfigError) as caught:
+        check_order(config, "low", "high")
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.fix) == ((key,), fix)
+    assert problem.message == f"low must be below high, got {config.low} and {config.high}"
+
+
+def test_a_range_the_right_way_round_is_good():
+    check_order(Range(), "low", "high")

@@ -149,7 +149,7 @@ CASES = [
     (params(rank="fll"), ENC + ".rank", 'expected a whole number or "full", got the text "fll"', ""),
     (params(seconds=0.1), ENC + ".seconds", "expected a number of at least 0.5, got 0.1", ""),
     (params(seconds="1"), ENC + ".seconds", "expected a number or a list of 2 numbers, got the text", "remove the quotes: 1"),
-    (params(seconds=[1]), ENC + ".seconds", "expected a list of 2 numbers, got 1", ""),
+    (params(seconds=[1]), ENC + ".seconds", "expected a list of 2 numbers, got 1 entry", ""),
     # component types
     (
         document(encoder={"type": "oobelck"}),

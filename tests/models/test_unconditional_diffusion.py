@@ -91,7 +91,8 @@ def test_every_weight_learns():
         (config(dit(diffusion_objective="flow")), ["model.config.diffusion_objective", '"v", "rectified_flow", "rf_denoiser"']),
         (config(dit(embed_dim=33, num_heads=2)), ["model.config.embed_dim", "no multiple of num_heads 2"]),
         (config({"type": "DAU1D"}), ['unknown unconditional denoiser "DAU1D"', 'did you mean "DAU1d"?']),
-        (config({"diffusion": DIT}), ["model", 'missing key "type"']),
+        (config({"config": DIT["config"]}), ["model", 'missing key "type"']),
+        (config({"diffusion": DIT}), ["model.diffusion", 'stands in "model" itself', 'move its "type" and "config" up into "model"']),
     ],
 )
 def test_what_does_not_fit_is_refused_with_place_numbers_and_fix(data, said):

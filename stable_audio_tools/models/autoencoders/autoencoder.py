@@ -19,7 +19,7 @@ from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError
 
 from ..bottlenecks import Bottleneck, BottleneckConfig
-from ..pretransforms import Pretransform, PretransformConfig
+from ..pretransforms import Pretransform, PretransformConfig, latent_problems
 from . import DecoderConfig, EncoderConfig
 from .chunking import map_chunks
 from .sizes import size_problems
@@ -46,7 +46,7 @@ class AutoencoderBody(StrictModel):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if problems := size_problems(self):
+        if problems := latent_problems(self.pretransform) or size_problems(self):
             raise ConfigError(problems)
         return self
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stable_audio_tools.audio.io import to_channels
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.models.checkpoints import load_into, load_weights
-from stable_audio_tools.models.pretransforms import Pretransform, PretransformConfig
+from stable_audio_tools.models.pretransforms import Pretransform, PretransformConfig, latent_problems
 
 from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, Form
 from .frozen import Unowned
@@ -44,6 +44,8 @@ class EncodedAudioParams(ConditionerParams):
                 else "no pretransform is given"
             )
             raise ConfigError([Problem((key,), both, "give pretransform_config, or set use_model_pretransform to true")])
+        if problems := latent_problems(self.pretransform_config, "pretransform_config"):
+            raise ConfigError(problems)
         if getattr(self.pretransform_config, "enable_grad", False) and not self.save_pretransform:
             message = "enable_grad has no effect: a pretransform that is not saved is not trained either"
             raise ConfigError([Problem(("pretransform_config", "enable_grad"), message, "set save_pretransform to true, or remove it")])

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from stable_audio_tools.configs.base import check_order
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.nn.embeddings import NumberEmbedding
 
@@ -24,7 +25,8 @@ class IntParams(ConditionerParams):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        return _check_range(self)
+        check_order(self, "min_val", "max_val")
+        return self
 
 
 class IntConfig(BaseConditionerConfig):
@@ -64,7 +66,8 @@ class NumberParams(ConditionerParams):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        return _check_range(self)
+        check_order(self, "min_val", "max_val")
+        return self
 
 
 class NumberConfig(BaseConditionerConfig):
@@ -157,11 +160,3 @@ def as_number(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"expected a finite number, got {number}")
     return number
-
-
-def _check_range(params: Any) -> Any:
-    if params.min_val >= params.max_val:
-        message = f"min_val must be below max_val, got {params.min_val} and {params.max_val}"
-        key = "max_val" if "max_val" in params.model_fields_set else "min_val"
-        raise ConfigError([Problem((key,), message, "make max_val the larger one")])
-    return params

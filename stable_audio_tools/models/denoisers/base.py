@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, Self, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.diffusion.timesteps import DistributionShiftConfig
 from stable_audio_tools.models.conditioners.routing import Inputs, Routes
 from stable_audio_tools.models.conditioning_rules import Ids, Places, Width
-from stable_audio_tools.models.pretransforms import PretransformConfig
+from stable_audio_tools.models.pretransforms import PretransformConfig, latent_problems
 
 ObjectiveName = Literal["v", "rectified_flow", "rf_denoiser"]
 Module = TypeVar("Module", bound=nn.Module)
@@ -124,6 +125,12 @@ class BaseUnconditionalConfig(BaseNetworkConfig):
     """The `model` object of an unconditional diffusion config: a network `model(x, t)`, and the domain it works in."""
 
     pretransform: PretransformConfig | None = Field(default=None, description="makes latents of audio; absent: the network sees audio")
+
+    @model_validator(mode="after")
+    def _pretransform_has_latents(self) -> Self:
+        if problems := latent_problems(self.pretransform):
+            raise ConfigError(problems)
+        return self
 
     @property
     def diffusion_objective(self) -> ObjectiveName:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from stable_audio_tools.configs.base import Family
 
-from .base import BasePretransformConfig, Pretransform
+from .base import BasePretransformConfig, Pretransform, latent_problems
 from .filterbanks import PatchedConfig
 from .pqmf import PQMFConfig
 from .spectrogram import LogSpectrogramConfig
@@ -24,4 +24,4 @@ from .dac_pretrained import DACPretrainedConfig  # noqa: E402
 for _member in (AutoencoderPretransformConfig, DACPretrainedConfig, AudiocraftPretrainedConfig):
     PRETRANSFORMS.register(_member)
 
-__all__ = ["PRETRANSFORMS", "Pretransform", "PretransformConfig"]
+__all__ = ["PRETRANSFORMS", "Pretransform", "PretransformConfig", "latent_problems"]

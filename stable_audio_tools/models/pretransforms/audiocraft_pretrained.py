@@ -206,8 +206,10 @@ def read_export(path: Path, *, header_only: bool = False) -> tuple[dict[str, Any
 
 def _resolved(text: str, file: Path) -> dict[str, Any]:
     """A YAML mapping in which values such as ${seanet.channels} stand for others."""
-    import yaml
-
+    try:
+        import yaml
+    except ImportError:
+        raise bad_file(file, "its xp.cfg is YAML, which needs the package pyyaml", 'pip install -e ".[codec]"') from None
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -230,6 +232,8 @@ def _resolved(text: str, file: Path) -> dict[str, Any]:
 
 
 class AudiocraftPretrainedConfig(BasePretransformConfig):
+    tokens_only = True
+
     type: Literal["audiocraft_pretrained"]
     config: AudiocraftPretrainedParams = Field(default_factory=AudiocraftPretrainedParams)
     enable_grad: Literal[False] = Field(False, description="accepted, no effect: tokens let no gradient through")

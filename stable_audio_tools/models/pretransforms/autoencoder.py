@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder, AutoencoderBody
 
 from .base import BasePretransformConfig, Pretransform
@@ -20,6 +22,15 @@ class AutoencoderPretransformConfig(BasePretransformConfig):
     iterate_batch: bool = Field(False, description="one item at a time: less memory")
     chunked: bool = Field(False, description="long audio in overlapping chunks: less memory")
     enable_grad: bool = Field(False, description="train the autoencoder's weights too; else they are frozen")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_whole_config(cls, value: Any) -> Any:
+        config = value.get("config") if isinstance(value, Mapping) else None
+        if isinstance(config, Mapping) and "model" in config and "encoder" not in config:
+            message = "a whole model config stands here, of which a pretransform takes the model alone"
+            raise ConfigError([Problem(("config", "model"), message, 'put what is in "model" in its place', on_key=True)])
+        return value
 
     @property
     def io_channels(self) -> int:

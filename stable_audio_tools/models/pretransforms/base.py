@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import Problem
 
 
 class Pretransform(nn.Module, ABC):
@@ -73,7 +74,12 @@ class Pretransform(nn.Module, ABC):
 
 
 class BasePretransformConfig(StrictModel):
-    """Wiring around a pretransform, and its sizes, known before it is built."""
+    """Wiring around a pretransform, and its sizes, known before it is built.
+
+    tokens_only: it makes tokens of audio, and no latents.
+    """
+
+    tokens_only: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -104,6 +110,15 @@ class BasePretransformConfig(StrictModel):
 
     @abstractmethod
     def build(self, sample_rate: int) -> Pretransform: ...
+
+
+def latent_problems(pretransform: BasePretransformConfig | None, key: str = "pretransform") -> list[Problem]:
+    """Of an object that works on the latents of the pretransform under its `key`: that this one has none."""
+    if pretransform is None or not pretransform.tokens_only:
+        return []
+    name = pretransform.type  # type: ignore[attr-defined]
+    fix = "use one that makes latents, such as an autoencoder, or make a language model of its tokens"
+    return [Problem((key,), f"{name} makes tokens alone, and here its latents are needed", fix)]
 
 
 class WeightlessPretransformConfig(BasePretransformConfig):

@@ -1,13 +1,20 @@
 import copy
 import json
 import logging
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from tiny_codecs import EXPORT, HUB, encodec_folder, exported_state
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+import configs
+
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.configs.parse import validate
+from stable_audio_tools.models.conditioners import ConditioningConfig
+from stable_audio_tools.models.factory import parse_model_config
 from stable_audio_tools.models.pretransforms import PretransformConfig
 from stable_audio_tools.models.pretransforms.audiocraft_pretrained import describe_export, describe_hub_config
 
@@ -190,3 +197,24 @@ def test_without_a_network_the_message_names_the_key(monkeypatch):
     (problem,) = caught.value.problems
     assert caught.value.source == "facebook/encodec_32khz" and "no network" in problem.message
     assert '"path": "FILE OR FOLDER"' in problem.fix
+
+
+@pytest.mark.parametrize("name", ["text_to_audio", "unconditional", "diffusion_autoencoder", "autoencoder"])
+def test_a_model_of_latents_refuses_it(name):
+    config = getattr(configs, name)()
+    config["model"]["pretransform"] = {"type": "audiocraft_pretrained"}
+    with pytest.raises(ConfigError) as caught:
+        parse_model_config(config)
+    problem = next(problem for problem in caught.value.problems if problem.path == ("model", "pretransform"))
+    assert problem.message == "audiocraft_pretrained makes tokens alone, and here its latents are needed"
+    assert problem.fix.startswith("use one that makes latents, such as an autoencoder")
+
+
+def test_a_conditioner_of_latents_refuses_it_and_a_language_model_takes_it():
+    entry = {"id": "x", "type": "pretransform", "config": {"sample_rate": 32000, "pretransform_config": {"type": "audiocraft_pretrained"}}}
+    with pytest.raises(ConfigError) as caught:
+        validate(ConditioningConfig, {"cond_dim": 4, "configs": [entry]}, "conditioning")
+    assert [problem.path for problem in caught.value.problems] == [("configs", 0, "config", "pretransform_config")]
+    config = configs.language_model() | {"sample_rate": 32000, "sample_size": 6400}
+    config["model"]["pretransform"] = {"type": "audiocraft_pretrained"}
+    parse_model_config(config)

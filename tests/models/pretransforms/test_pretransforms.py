@@ -4,6 +4,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from stable_audio_tools.configs.errors import ConfigError
+from stable_audio_tools.configs.parse import validate
 from stable_audio_tools.models.autoencoders.autoencoder import AutoencoderBody
 from stable_audio_tools.models.pretransforms import PRETRANSFORMS, PretransformConfig
 
@@ -177,7 +179,7 @@ SPECTROGRAM = {"channels": 1, "n_fft": 32}
         ({"type": "patched", "enable_grad": True, "config": {"channels": 1, "patch_size": 8}}, "Input should be False"),
         (
             {"type": "log_spectrogram", "config": {**SPECTROGRAM, "hop_length": 12}},
-            "hop_length\n  hop_length must be even and go at least twice into n_fft, got n_fft 32 and hop_length 12\n  = best 4 times, such as 8",
+            "hop_length must be even and go at least twice into n_fft, got n_fft 32 and hop_length 12\n  = best 4 times, such as 8",
         ),
         ({"type": "log_spectrogram", "config": {**SPECTROGRAM, "hop_length": 32}}, "at least twice"),
         ({"type": "log_spectrogram", "config": {**SPECTROGRAM, "hop_length": 1}}, "must be even"),
@@ -197,3 +199,11 @@ SPECTROGRAM = {"channels": 1, "n_fft": 32}
 def test_wrong_configs_are_refused(config, message):
     with pytest.raises(ValidationError, match=message):
         parse(config)
+
+
+def test_a_whole_config_is_not_the_config_of_an_autoencoder():
+    whole = {"model_type": "autoencoder", "sample_rate": 16000, "model": AUTOENCODER}
+    with pytest.raises(ConfigError) as caught:
+        validate(PretransformConfig, {"type": "autoencoder", "config": whole}, "pretransform")
+    (problem,) = caught.value.problems
+    assert problem.path == ("config", "model") and problem.fix == 'put what is in "model" in its place'
