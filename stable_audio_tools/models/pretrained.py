@@ -75,7 +75,7 @@ def _hub_files(name: str) -> PublishedFiles:
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
         message = "no such folder here, and fetching it from the hub needs the package huggingface_hub"
-        raise ConfigError([Problem((), message, "pip install huggingface_hub, or name a local folder")], name) from None
+        raise ConfigError([Problem((), message, 'pip install -e ".[hub]", or name a local folder')], name) from None
     try:
         config = Path(hf_hub_download(name, CONFIG_NAME))
         try:

@@ -84,7 +84,7 @@ def test_a_name_of_nothing(name):
 
 def test_the_hub_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ConfigError, match="pip install huggingface_hub"):
+    with pytest.raises(ConfigError, match=r'pip install -e "\.\[hub\]", or name a local folder'):
         get_pretrained_model("someone/a-model")
 
 

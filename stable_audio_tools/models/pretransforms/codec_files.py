@@ -72,7 +72,7 @@ def hub_file(repository: str, name: str) -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError:
         message = "fetching it from the hub needs the package huggingface_hub"
-        raise ConfigError([Problem((), message, f'pip install -e ".[text]", or {LOCAL}')], repository) from None
+        raise ConfigError([Problem((), message, f'pip install -e ".[hub]", or {LOCAL}')], repository) from None
     try:
         return Path(hf_hub_download(repository, name))
     except (OSError, ValueError) as error:  # the hub's own errors are OSErrors, but for a name that is none

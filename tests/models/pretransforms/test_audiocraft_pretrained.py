@@ -181,6 +181,16 @@ def test_an_export_of_something_else_is_refused_at_its_key(tmp_path, content, te
     assert problem.path == ("config", "path") and text in problem.message + problem.fix
 
 
+def test_packages_that_are_missing_are_named_with_the_extra_that_has_them(export_folder, monkeypatch):
+    for package in ("yaml", "huggingface_hub"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    (problem,) = problems(path=str(export_folder))
+    assert problem.path == ("config", "path") and "needs the package pyyaml" in problem.message
+    assert problem.fix == 'pip install -e ".[codec]"'
+    with pytest.raises(ConfigError, match=r'pip install -e "\.\[hub\]", or give a local copy'):
+        parse().build(32000)
+
+
 def test_weights_that_do_not_fit_are_refused(hub_folder):
     (hub_folder / "config.json").write_text(json.dumps({**HUB, "codebook_size": 8, "target_bandwidths": [9.0]}))
     with pytest.raises(ConfigError, match="of another shape"):
