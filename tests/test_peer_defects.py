@@ -40,16 +40,29 @@ ROWS: dict[str, tuple[str, ...]] = {
         "models/test_lm_reference.py::test_logits",
         "models/test_lm.py::test_training_reaches_the_network_and_its_conditioners_and_not_the_pretransform",
     ),
-    "D3 padding masks of stored latents are used as indices": (ELSEWHERE,),
+    "D3 padding masks of stored latents are used as indices": (
+        ELSEWHERE,
+        "training/test_diffusion_uncond.py::test_masks_of_any_type_are_read",
+    ),
     "D4 building SEANet reverses the ratios in the caller's config, so that every other copy is another network": (
         "models/autoencoders/test_seanet.py::test_building_twice_gives_the_same_encoder_and_leaves_the_config_alone",
         HERE + "test_a_seanet_model_its_copy_and_its_second_build_are_one_network",
         FAMILIES + "test_a_config_survives_validation_and_is_only_read",
     ),
-    "D5 the contrastive roll of prompts changes the batch": (ELSEWHERE,),
+    "D5, S3 the contrastive roll of prompts changes the batch, and pairs some items with their own": (
+        ELSEWHERE,
+        "training/test_arc.py::test_every_item_is_contrasted_with_another_prompt_and_metadata_stay",
+        "training/test_arc.py::test_no_item_is_given_a_condition_equal_to_its_own",
+    ),
     "D6 two of the distillation losses have no gradient": (ELSEWHERE,),
-    "D7 demos of inpainting show the weights that are not averaged": (ELSEWHERE,),
-    "D8 demos of inpainting mask next to nothing": (ELSEWHERE,),
+    "D7, S2 demos of inpainting show the weights that are not averaged": (
+        ELSEWHERE,
+        "training/test_diffusion_wrappers.py::test_demos_are_of_the_averaged_weights",
+    ),
+    "D8 demos of inpainting mask next to nothing": (
+        ELSEWHERE,
+        "training/test_diffusion_inpainting.py::test_demos_generate_under_the_masks_they_show",
+    ),
     "D9, S1 of two contexts joined by `and`, one is entered": (
         HERE + "test_no_context_is_lost_behind_an_and",
         "models/conditioners/test_t5_conditioner.py::test_what_a_demo_encoded_can_be_trained_on",
@@ -61,6 +74,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     ),
     "D11, R unconditional models lack what generation asks for": (
         "models/test_unconditional_diffusion.py::test_what_generation_asks_of_a_model",
+        "inference/test_generation_uncond.py::test_every_network_generates_in_the_peers_argument_order",
     ),
     "D12 a diffusion autoencoder with a decoder never decodes": (
         "models/test_diffusion_autoencoder.py::test_audio_goes_in_and_comes_out",
@@ -73,6 +87,12 @@ ROWS: dict[str, tuple[str, ...]] = {
     ),
     "D13, R the relativistic loss of the encodec discriminator is not defined": (
         "models/test_stft_discriminator.py::test_a_discriminator_learns_and_can_be_fooled",
+    ),
+    "D13, R big_vgan is not defined, dac knows no rates, and oobleck is for mono unless told otherwise": (
+        "models/test_wave_discriminators.py::test_layout_and_losses_and_gradients_are_those_of_the_published_discriminator",
+        "models/test_wave_discriminators.py::test_a_rate_hears_only_what_fits_in_it",
+        "models/test_wave_discriminators.py::test_big_vgan_adds_what_periods_and_notes_say",
+        "models/test_wave_discriminators.py::test_channels_come_from_the_model_and_may_be_repeated",
     ),
     "D13, R clap_audio cannot be built": (
         "models/conditioners/test_clap_conditioners.py::test_audio_of_any_length_channels_and_rate_is_a_unit_vector",
@@ -91,6 +111,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "D14 detailed losses crash on one device": (ELSEWHERE,),
     "D15 validation of inpainting models crashes, and its metrics reach no one": (
         ELSEWHERE,
+        "training/test_diffusion_inpainting.py::test_validation_masks_differ_by_batch_and_not_by_time",
         "training/test_host.py::test_validation_is_the_same_twice",
     ),
     "D16, R inference ignores the shift of timesteps that training and demos use": (
@@ -170,7 +191,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "R a codebook without a counted token makes the language model's loss NaN": (
         "training/test_lm_training.py::test_a_clip_too_short_for_a_codebook_has_a_finite_loss",
     ),
-    "S2 to S6, S10, S13 to S17 training, demos and seeds": (
+    "S4 to S6, S10, S13, S15 to S17 training, demos and seeds": (
         ELSEWHERE,
         "training/test_host.py::test_ema_follows_the_step_it_belongs_to",
         "training/test_host.py::test_a_demo_neither_kills_the_run_nor_moves_its_random_numbers",

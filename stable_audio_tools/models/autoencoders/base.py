@@ -57,7 +57,7 @@ class BaseEncoderConfig(BaseCodecConfig):
 
 
 class BaseDecoderConfig(BaseCodecConfig):
-    """A decoder: (B, in_channels, T) -> (B, out_channels, T * downsampling_ratio)."""
+    """A decoder: (B, in_channels, T) -> (B, out_channels, T * downsampling_ratio); odd strides may leave out some samples at the end."""
 
     in_channels_key = "latent_dim"
     out_channels_key = "out_channels"
