@@ -110,25 +110,49 @@ def test_published_weights_have_a_place(name):
 SOUNDS = {"dataset_type": "synthetic", "num_items": 8, "instruments": ["bell", "noise"], "notes": "A4-B4", "hold_out": 0.3}
 
 
+def train(name, folder, *argv):
+    """Two steps through the command; the run's folder."""
+    data, run = folder / "data.json", folder / name.split("/")[1]
+    data.write_text(json.dumps(SOUNDS))
+    where = ["--model-config", str(FOLDER / f"{name}.json"), "--dataset-config", str(data), "--save-dir", str(folder)]
+    how = ["--max-steps", "2", "--batch-size", "2", "--num-workers", "0", "--logger", "csv", "--accelerator", "cpu", "--log-every", "1"]
+    assert main(["train", *where, *how, *argv]) == 0
+    return run
+
+
+def exported(run):
+    return str(run / "exports" / "model.safetensors")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NANOS)
 def test_a_nano_config_trains_makes_demos_and_reloads(name, tmp_path):
-    run = tmp_path / "run"
-    argv = ["--max-steps", "2", "--batch-size", "2", "--num-workers", "0", "--logger", "csv", "--accelerator", "cpu", "--log-every", "1"]
-    data = tmp_path / "data.json"
-    data.write_text(json.dumps(SOUNDS))
-    where = ["--dataset-config", str(data), "--model-config", str(FOLDER / f"{name}.json"), "--save-dir", str(tmp_path), "--name", "run"]
-    assert main(["train", *where, *argv]) == 0
-    losses = (run / "metrics.csv").read_text().splitlines()
-    assert "train/loss" in losses[0].split(",") and len(losses) >= 3
+    run = train(name, tmp_path)
+    rows = (run / "metrics.csv").read_text().splitlines()
+    assert "train/loss" in rows[0].split(",") and len(rows) >= 3
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     demos = {folder.name for folder in (run / "demos").iterdir() if [*folder.glob("*.wav")]}
     assert demos == {"step_00000000", "step_00000002"}
-    assert "Traceback" not in (run / "train.log").read_text()
+    log = (run / "train.log").read_text()
+    assert "Traceback" not in log and "WARNING" not in log
 
     model, config = get_pretrained_model(run)
     assert config == MODELS[name]
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.slow
+def test_one_model_starts_from_another_as_the_docs_say(tmp_path):
+    vae = train("autoencoder/stable_audio_2_0_vae_nano", tmp_path)
+    small = train("text_to_audio/stable_audio_open_small_nano", tmp_path, "--pretransform-ckpt-path", exported(vae))
+    arc = train("arc/stable_audio_open_small_arc_nano", tmp_path, "--pretrained-ckpt-path", exported(small))
+    base = train("text_to_audio/stable_audio_open_1_0_nano", tmp_path, "--pretransform-ckpt-path", exported(vae))
+    inpaint = train("inpainting/stable_audio_open_1_0_inpaint_nano", tmp_path, "--pretrained-ckpt-path", exported(base), "--allow-partial")
+
+    codec = get_pretrained_model(vae)[0].state_dict()
+    for run in (small, arc, base, inpaint):
+        frozen = get_pretrained_model(run)[0].pretransform.model.state_dict()
+        assert all(torch.equal(frozen[key], value) for key, value in codec.items())
 
 
 @pytest.mark.slow
