@@ -236,6 +236,6 @@ def test_audio_channels_may_be_left_out_where_they_are_two():
 
 
 def test_what_is_switched_on_and_not_built_yet_is_refused():
-    document = changed("text_to_audio/stable_audio_2_0_nano", "training.demo", {"display_audio_cond": True})
-    with pytest.raises(ConfigError, match=r"training\.demo\.display_audio_cond\n  not available in this version: remove the key"):
+    document = changed("autoencoder/stable_audio_2_0_vae_nano", "training", {"eval_loss_configs": {"sisdr": {}}})
+    with pytest.raises(ConfigError, match=r"training\.eval_loss_configs\n  not available in this version: remove the key"):
         parse_run_config(document)

@@ -77,6 +77,19 @@ class DiffusionAutoencoderDemoConfig(AutoencoderDemoConfig):
     seed: int = Field(0, ge=0, description="demo i is sampled from noise (seed, i)")
 
 
+class AudioDisplayParams(StrictModel):
+    pre_encoded: bool = Field(False, description="the metadata hold latents of the model's pretransform, which are decoded")
+    display_mix: bool = Field(False, description="also what is generated and this audio at once, as for an accompaniment")
+
+
+class AudioDisplay(StrictModel):
+    """Audio in the metadata that demos show beside what is generated."""
+
+    id: str = Field(description="its key in the metadata")
+    type: Literal["audio", "audio_dict"] = Field(description="one clip, or an object of clips by name, whose sum is shown")
+    config: AudioDisplayParams = AudioDisplayParams()
+
+
 class DiffusionCondDemoConfig(DemoConfig):
     """Fixed prompts, each rendered at every guidance scale with the same seed each time."""
 
@@ -87,8 +100,22 @@ class DiffusionCondDemoConfig(DemoConfig):
     demo_cond_from_batch: bool = Field(False, description="take the metadata from the data even if demo_cond is given")
     sampler_type: str | None = Field(None, description="default: the objective's own")
     seed: int = Field(0, ge=0, description="demo i of every set starts from noise (seed, i)")
-    display_audio_cond: NotAvailable = None
-    cond_display_configs: NotAvailable = None
+    display_audio_cond: bool = Field(False, description='show the audio that the metadata have as "audio"')
+    cond_display_configs: tuple[AudioDisplay, ...] | None = Field(None, description="show other audio that the metadata have")
+
+    @property
+    def displays(self) -> tuple[AudioDisplay, ...]:
+        """All audio of the metadata that is shown."""
+        plain = (AudioDisplay(id="audio", type="audio"),) if self.display_audio_cond else ()
+        return plain + (self.cond_display_configs or ())
+
+    @model_validator(mode="after")
+    def _what_is_shown_is_there(self) -> DiffusionCondDemoConfig:
+        if self.displays and self.demo_cond and not self.demo_cond_from_batch:
+            key = "display_audio_cond" if self.display_audio_cond else "cond_display_configs"
+            message = "it shows audio of the metadata, and demo_cond, which is JSON, holds none"
+            raise ConfigError([Problem((key,), message, "set demo_cond_from_batch to true, or remove demo_cond", on_key=True)])
+        return self
 
     @model_validator(mode="after")
     def _as_many_prompts_as_demos(self) -> DiffusionCondDemoConfig:
@@ -348,6 +375,15 @@ class BaseDiffusionCondRun(BaseDiffusionCondModel):
         return self
 
     @model_validator(mode="after")
+    def _shown_latents_can_be_decoded(self) -> BaseDiffusionCondRun:
+        shown = enumerate(self.training.demo.cond_display_configs or ())
+        stored = [index for index, display in shown if display.config.pre_encoded]
+        if stored and self.model.pretransform is None:
+            path = ("training", "demo", "cond_display_configs", stored[0], "config", "pre_encoded")
+            raise ConfigError([Problem(path, "the model has no pretransform that could decode latents", "remove it", True)])
+        return self
+
+    @model_validator(mode="after")
     def _masks_have_a_reader(self) -> BaseDiffusionCondRun:
         seen = [name for name in INPAINT_IDS if name in self.model.diffusion.input_concat_ids]
         if seen and self.training.inpainting is None:
@@ -381,9 +417,14 @@ class DiffusionAutoencoderRun(DiffusionAutoencoderModel):
     training: DiffusionAutoencoderTrainingConfig  # type: ignore[assignment]  # narrowed from an unread mapping
 
     @model_validator(mode="after")
-    def _spectra_fit_the_clip(self) -> DiffusionAutoencoderRun:
+    def _spectra_fit_the_audio(self) -> DiffusionAutoencoderRun:
+        losses, (_, channels) = self.training.loss_configs, self.model.audio_channels
         if self.training.use_reconstruction_loss:
-            _check_clip_length(self.sample_size, self.training.loss_configs.min_samples)
+            _check_clip_length(self.sample_size, losses.min_samples)
+        if channels != 2 and losses.spectral and (stereo := sorted({"w_sum", "w_diff"} & losses.spectral.config.model_fields_set)):
+            what = f"only stereo has a sum and a difference, this audio has {channels} channel{'s' if channels > 1 else ''}"
+            path = ("training", "loss_configs", "spectral", "config")
+            raise ConfigError([Problem((*path, key), what, "remove the key", on_key=True) for key in stereo])
         return self
 
 

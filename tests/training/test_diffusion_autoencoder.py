@@ -76,9 +76,7 @@ def test_every_part_learns_with_and_without_a_reconstruction_loss(variant, recon
     module, output = update(config)
     assert output.loss.isfinite() and ("loss_mrstft" in output.logs) == reconstruction
     output.loss.backward()
-    silent = [
-        name for name, p in module.model.named_parameters() if p.requires_grad and p.grad is None and "timestep_features.weight" not in name
-    ]
+    silent = [name for name, p in module.model.named_parameters() if p.requires_grad and p.grad is None]
     assert not silent
 
 
@@ -207,3 +205,12 @@ def test_a_clip_too_short_for_the_spectra_is_refused():
     config["sample_size"] = 1024
     with pytest.raises(ConfigError, match=r"1024 samples are too short for the losses(.|\n)*raise sample_size to at least 1025"):
         parse_run_config(config)
+
+
+def test_weights_of_stereo_are_refused_for_mono():
+    spectral = {**SPECTRAL, "config": {**SPECTRAL["config"], "w_sum": 2.0}}
+    with pytest.raises(ConfigError) as caught:
+        parse_run_config(configs.diffusion_autoencoder(use_reconstruction_loss=True, loss_configs={"spectral": spectral}))
+    (problem,) = caught.value.to_dict()["problems"]
+    assert problem["path"] == "training.loss_configs.spectral.config.w_sum"
+    assert "this audio has 1 channel" in problem["message"] and problem["fix"] == "remove the key"

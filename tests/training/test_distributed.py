@@ -60,7 +60,7 @@ def assert_ranks_agree(folder, step):
     assert all(not torch.equal(a, b) for a, b in zip(first["noise"], second["noise"], strict=True))
 
 
-@pytest.mark.parametrize("kind", ["text_to_audio", "autoencoder", "language_model"])
+@pytest.mark.parametrize("kind", ["text_to_audio", "autoencoder", "language_model", "inpainting", "diffusion_autoencoder"])
 def test_two_processes_train_one_model_each_with_its_own_noise(kind, tmp_path):
     def run(*flags):
         done = subprocess.run(

@@ -36,7 +36,7 @@ class Demo:
 
     title: what the clip shows; unique within a step.
     audio: (C, T) in [-1, 1].
-    kind: generated, original or reconstruction.
+    kind: generated, original, reconstruction, masked, condition or mix.
     group: demos of one group belong together, such as one prompt over the course of training.
     info: further facts to show.
     """

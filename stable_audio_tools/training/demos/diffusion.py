@@ -13,7 +13,7 @@ from stable_audio_tools.inference.generation import generate_diffusion_cond, gen
 from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.conditioners.routing import resize_signal
 from stable_audio_tools.models.inpainting import InpaintMasks, inpaint_conditions
-from stable_audio_tools.training.config import DiffusionCondDemoConfig, DiffusionUncondDemoConfig
+from stable_audio_tools.training.config import AudioDisplay, DiffusionCondDemoConfig, DiffusionUncondDemoConfig
 from stable_audio_tools.training.demos.base import Demo, DemoCallback
 from stable_audio_tools.training.prepare import latent_batch, padding_mask, to_latents
 
@@ -82,8 +82,10 @@ class DiffusionCondDemoCallback(DemoCallback):
     def _generated(
         self, module: Any, metadata: Metadata, *, conditioning: Metadata | None = None, tensors: Mapping[str, Condition] | None = None
     ) -> list[Demo]:
-        """A demo of each item at each guidance scale."""
-        made = []
+        """The audio that conditions hold, and a demo of each item at each guidance scale, alone and with it."""
+        heard = [(display, self._heard(module, metadata, display)) for display in self.config.displays]
+        groups = [_group(index, each) for index, each in enumerate(metadata)]
+        made = [Demo(f"{g}, {d.id}", clip, "condition", g) for d, clips in heard for g, clip in zip(groups, clips, strict=True)]
         for scale in self.config.demo_cfg_scales:
             audio = generate_diffusion_cond(
                 module.sampling_model,
@@ -98,7 +100,26 @@ class DiffusionCondDemoCallback(DemoCallback):
                 sampler_type=self.config.sampler_type,
             )
             made += [self._demo(index, each, audio[index], scale) for index, each in enumerate(metadata)]
+            for display, clips in heard:
+                if display.config.display_mix:
+                    items = enumerate(zip(metadata, audio, clips, strict=True))
+                    made += [self._mixed(index, *item, scale, display.id) for index, item in items]
         return made
+
+    def _heard(self, module: Any, metadata: Metadata, display: AudioDisplay) -> list[Tensor]:
+        """The audio (C, T) of each item that `display` speaks of."""
+        found = [each[display.id] if display.type == "audio" else torch.stack([*each[display.id].values()]) for each in metadata]
+        clips = [signal if signal.ndim == 3 else signal[None] for signal in found]
+        if display.config.pre_encoded:
+            model = module.sampling_model
+            weights = next(model.model.parameters())
+            clips = [model.pretransform.decode(latents.to(weights)) for latents in clips]
+        return [audio.float().sum(0) for audio in clips]
+
+    def _mixed(self, index: int, condition: Mapping[str, Any], generated: Tensor, audio: Tensor, scale: float, name: str) -> Demo:
+        group, length = _group(index, condition), min(generated.shape[-1], audio.shape[-1])
+        both = generated.cpu()[:, :length] + audio.cpu()[:, :length]
+        return Demo(f"{group}, with {name}, cfg {scale:g}", both, "mix", group, condition.get("prompt"), scale, self.config.seed)
 
     def _demo(self, index: int, condition: Mapping[str, Any], audio: Tensor, scale: float) -> Demo:
         group = _group(index, condition)
