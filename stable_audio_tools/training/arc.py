@@ -59,6 +59,8 @@ class ARCTrainingWrapper(DiffusionCondTrainingWrapper):
         )
 
     def prepare(self, batch: AudioBatch) -> LatentBatch:
+        if self.strategy.warmup is not None and not self.strategy.warming_up(self.train_step):
+            self.strategy.warmup.end()
         # On the discriminator's turn the model in training is only asked, its conditioners included.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.strategy.moves_model(self.train_step)):
             prepared = latent_batch(batch, self.diffusion, pre_encoded=self.pre_encoded)

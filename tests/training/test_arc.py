@@ -21,7 +21,7 @@ from stable_audio_tools.diffusion.grids import logsnr_grid
 from stable_audio_tools.diffusion.samplers import SAMPLERS, make_field
 from stable_audio_tools.inference.generation import generate_diffusion_cond
 from stable_audio_tools.models import create_model_from_config
-from stable_audio_tools.models.checkpoints import CheckpointError, save_model
+from stable_audio_tools.models.checkpoints import CheckpointError, load_into, load_weights, save_model
 from stable_audio_tools.models.pretrained import get_pretrained_model
 from stable_audio_tools.training import create_training_wrapper_from_config
 from stable_audio_tools.training.arc import ARCTrainingWrapper
@@ -326,21 +326,20 @@ def test_the_generator_is_only_asked_on_the_discriminators_turn():
 class Watch(pl.Callback):
     """Which parts moved in each step."""
 
-    def __init__(self):
+    def __init__(self, module):
         self.moved = []
-
-    @staticmethod
-    def state(module):
-        parts = {"diffusion": module.diffusion, "discriminator": module.strategy.discriminator, "ema": module.diffusion_ema.ema_model}
+        self.parts = {"diffusion": module.diffusion, "discriminator": module.strategy.discriminator, "ema": module.diffusion_ema.ema_model}
         if module.strategy.warmup is not None:
-            parts["teacher"] = module.strategy.warmup.teacher.module
-        return {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+            self.parts["teacher"] = module.strategy.warmup.teacher.module
 
-    def on_train_batch_start(self, trainer, pl_module, *rest):
-        self.before = self.state(pl_module)
+    def state(self):
+        return {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
 
-    def on_train_batch_end(self, trainer, pl_module, *rest):
-        now = self.state(pl_module)
+    def on_train_batch_start(self, *rest):
+        self.before = self.state()
+
+    def on_train_batch_end(self, *rest):
+        now = self.state()
         self.moved.append({part for part in now if any(not torch.equal(now[part][key], self.before[part][key]) for key in now[part])})
 
 
@@ -359,7 +358,7 @@ def test_a_run_moves_each_player_on_its_turn(name, warm, teacher):
     config["training"]["clip_grad_norm"] = 1.0
     module = wrapper(config)
     assert isinstance(module, ARCTrainingWrapper)
-    watch, recorder = Watch(), Recorder()
+    watch, recorder = Watch(module), Recorder()
     trainer = fit(module, loader(config), 6, watch, recorder)
     generator, discriminator = {"diffusion", "ema"}, {"discriminator"}
     first = [generator, generator, generator] if warm else [generator, discriminator, generator]
@@ -543,6 +542,31 @@ def test_a_teacher_of_another_config(teacher):
     assert module.strategy.warmup.teacher.module.model.model.params.embed_dim == 64
     (update,) = updates(module, one_batch(arc()), 0)
     assert update.output.loss.isfinite()
+
+
+def test_after_the_warm_up_nothing_of_the_teacher_is_kept(teacher, tmp_path):
+    module = wrapper(arc(**teacher(warmup_steps=2)))
+    fit(module, loader(arc()), 3, RunCheckpoint(tmp_path / "run", every=0, keep=1))
+    assert module.strategy.warmup.teacher is None and module.strategy.warmup.trajectories is None
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["state_dict"]
+    assert list(state["strategy.warmup._extra_state"]) == ["uses"]
+
+
+def test_checkpoints_of_arc_trainings_hold_a_plain_model(tmp_path):
+    """Ours, and the peer's with its own names for the parts."""
+    config = arc()
+    module = wrapper(config)
+    fit(module, loader(config), 3, RunCheckpoint(tmp_path / "run", every=0, keep=1))
+    model = module.sampling_model.state_dict()
+    parts = {"diffusion": module.diffusion, "diffusion_ema.ema_model": module.diffusion_ema.ema_model, "teacher_model": module.diffusion}
+    parts |= {"discriminator": module.strategy.discriminator.backbone, "discriminator_head": module.strategy.discriminator.head}
+    peer = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    torch.save({"state_dict": peer, "pytorch-lightning_version": "2.1.0"}, tmp_path / "peer.ckpt")
+    for path in (tmp_path / "run" / "last.ckpt", tmp_path / "peer.ckpt"):
+        plain = create_model_from_config(text_to_audio())
+        load_into(plain, load_weights(path))
+        averaged = {key: value for key, value in model.items() if key.startswith("model.")}
+        assert averaged and all(torch.equal(plain.state_dict()[key], value) for key, value in averaged.items())
 
 
 def test_weights_that_do_not_fit_or_are_not_there_are_said(tmp_path, teacher):

@@ -67,7 +67,7 @@ class OdeWarmup(nn.Module):
     def __init__(self, config: OdeWarmupConfig, teacher: ConditionedDiffusion, *, cfg_dropout_prob: float):
         super().__init__()
         self.config, self.cfg_dropout_prob = config, cfg_dropout_prob
-        self.teacher = Teacher(teacher)
+        self.teacher: Teacher | None = Teacher(teacher)
         self.trajectories: Trajectories | None = None
         self.uses, self.rank = 0, 0
 
@@ -85,8 +85,13 @@ class OdeWarmup(nn.Module):
         loss = F.mse_loss(model.objective.denoised(x, output, t).float(), self.trajectories.target.float())
         return LossOutput(loss, {"loss_ode_warmup": loss.detach()})
 
+    def end(self) -> None:
+        """Let go of the teacher and what it made; there is no warm-up afterwards."""
+        self.teacher = self.trajectories = None
+
     @torch.no_grad()
     def _sample(self, model: ConditionedDiffusion, batch: LatentBatch) -> Trajectories:
+        assert self.teacher is not None
         teacher: ConditionedDiffusion = self.teacher.module  # type: ignore[assignment]
         inpainting = {name: condition for name, condition in (batch.conditions or {}).items() if name in INPAINT_IDS}
         conditions = {**teacher.conditioner(batch.metadata, batch.latents.device), **inpainting}
