@@ -18,6 +18,8 @@ from .exact import FixedFilters, at_least_single, no_autocast
 
 FLAT = 0.85  # of half the rate: up to there `Decimate` leaves notes and what their windows see beside them as they are
 
+SMEAR = 8  # samples of the lowest rate kept beyond the ends of the signal, which halving smears
+
 
 class ConstantQ(nn.Module):
     """(B, C, T) to complex (B, C, bins, T // hop_length + 1), in at least float32, under autocast too.
@@ -41,10 +43,14 @@ class ConstantQ(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         x = at_least_single(audio)
         frames = audio.shape[-1] // self.hop_length + 1
-        signals = [F.pad(x, (0, -x.shape[-1] % 2 ** max(self.halvings)))]
+        coarsest = 2 ** max(self.halvings)
+        signals = [F.pad(x, (SMEAR * coarsest, SMEAR * coarsest - x.shape[-1] % coarsest))]
         for _ in range(max(self.halvings)):
             signals.append(self.halve(signals[-1]))
-        return torch.cat([octave(signals[count], frames) for octave, count in zip(self.octaves, self.halvings, strict=True)], dim=2)
+        spectra = [
+            octave(signals[count], SMEAR * coarsest // 2**count, frames) for octave, count in zip(self.octaves, self.halvings, strict=True)
+        ]
+        return torch.cat(spectra, dim=2)
 
 
 def _halvings(sample_rate: int, hop_length: int, highest: float) -> int:
@@ -73,10 +79,11 @@ class _Octave(FixedFilters):
         kernels = torch.stack([phase.cos(), -phase.sin()], 1) * (window * loudness / window.sum(1, keepdim=True))[:, None]
         self.register_buffer("kernels", at_least_single(kernels.flatten(0, 1).to(torch.get_default_dtype())), persistent=False)
 
-    def forward(self, signal: Tensor, frames: int) -> Tensor:
-        """(B, C, samples) at this octave's rate to complex (B, C, notes, frames)."""
+    def forward(self, signal: Tensor, start: int, frames: int) -> Tensor:
+        """(B, C, samples) at this octave's rate to complex (B, C, notes, frames), the first frame centred at sample `start`."""
         needed = (frames - 1) * self.hop_length + 2 * self.reach + 1
-        padded = F.pad(signal, (self.reach, needed - self.reach - signal.shape[-1])).flatten(0, 1)[:, None]
+        left = self.reach - start
+        padded = F.pad(signal, (left, needed - left - signal.shape[-1])).flatten(0, 1)[:, None]
         with no_autocast(signal):
             parts = F.conv1d(padded, self.kernels.to(signal.dtype)[:, None], stride=self.hop_length)
         spectrum = torch.view_as_complex(parts.unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
