@@ -163,7 +163,7 @@ def _example_batch(module: TrainingModule, config: BaseModelConfig, batch_size: 
         frames = config.sample_size // body.downsampling_ratio
         audio = torch.zeros(batch_size, channels, frames, dtype=torch.int64 if tokens else dtype)
     conditioning = getattr(config.model, "conditioning", None)
-    metadata = {c.id: c.example(config.sample_rate) for c in conditioning.configs} if conditioning else {}
+    metadata = conditioning.example(config.sample_rate, getattr(config.model, "pretransform", None)) if conditioning else {}
     return audio, (metadata,) * batch_size
 
 

@@ -90,7 +90,13 @@ def test_pattern_options_that_do_not_fit_are_refused(pattern, options, key):
         ({"cross_attention_cond_ids": ["pitch"]}, {"cross_attn_cond_dim": 32}, "config.cross_attn_cond_dim", "is 32", "to 16"),
         ({}, {"cross_attn_cond_dim": 16}, "config.cross_attn_cond_dim", "names no condition", "name conditions"),
         ({}, {"global_cond_dim": 16}, "config.global_cond_dim", "names no condition", "name conditions"),
-        ({"global_cond_ids": ["pitch", "seconds"]}, {"global_cond_dim": 16}, "config.global_cond_dim", "32 together", "set global_cond_dim to 32"),
+        (
+            {"global_cond_ids": ["pitch", "seconds"]},
+            {"global_cond_dim": 16},
+            "config.global_cond_dim",
+            "32 together",
+            "set global_cond_dim to 32",
+        ),
     ],
 )
 def test_conditions_that_do_not_fit_are_refused(lm, config, path, text, fix):

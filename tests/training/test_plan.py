@@ -153,6 +153,25 @@ def test_a_frozen_text_model_is_neither_loaded_nor_counted():
 # the command
 
 
+def test_a_model_of_sources_as_latents_and_finished_tensors_is_planned():
+    """No data are read, so that the conditioners themselves say what they would be given."""
+
+    def with_sources():
+        config = text_to_audio()
+        model = config["model"]
+        encoder = {"type": "patched", "config": {"channels": 1, "patch_size": 16}}
+        mix = {"sample_rate": 8000, "pretransform_config": encoder, "source_keys": ["bass"], "pre_encoded": True, "output_dim": 4}
+        model["conditioning"]["configs"].append({"id": "sources", "type": "source_mix", "config": mix})
+        model["conditioning"]["pre_encoded_keys"] = ["prompt"]
+        model["diffusion"]["input_concat_ids"] = ["sources"]
+        model["diffusion"]["config"]["input_concat_dim"] = 4
+        return config
+
+    plan = planned(with_sources, batch_size=2)
+    assert sum(part.parameters for part in plan.parts) == sum(p.numel() for p in parse_run_config(with_sources()).build().parameters())
+    assert plan.flops == planned(with_sources, batch_size=1).flops * 2
+
+
 @pytest.fixture
 def config_file(tmp_path):
     path = tmp_path / "model.json"

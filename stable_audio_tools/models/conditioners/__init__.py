@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Self
 
+import torch
 from pydantic import Field, PositiveInt, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import Family, StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.configs.suggest import did_you_mean
 from stable_audio_tools.models.pretransforms import Pretransform
+from stable_audio_tools.models.pretransforms.base import BasePretransformConfig
 
 from .audio import PretransformConditionerConfig, SourceMixConfig
 from .base import BaseConditionerConfig, Condition, Conditioner, Form, MultiConditioner
@@ -113,6 +115,21 @@ class ConditioningConfig(StrictModel):
             built[c.id] = c.build(self.cond_dim, tokens=c.id in tokens or c.id not in pooled, pooled=c.id in pooled, **needed)
         idle = [name for name in self.ids if name not in {*tokens, *pooled}]
         return MultiConditioner(built, default_keys=self.default_keys, pre_encoded_keys=self.pre_encoded_keys, idle=idle)
+
+    def example(self, sample_rate: int, pretransform: BasePretransformConfig | None = None) -> dict[str, Any]:
+        """Metadata that every conditioner accepts, for plans, which read no data.
+
+        Args:
+            sample_rate: Hz, of the model's audio.
+            pretransform: the model's.
+        """
+        return {c.id: self._finished(c) if c.id in self.pre_encoded_keys else c.example(sample_rate, pretransform) for c in self.configs}
+
+    def _finished(self, config: BaseConditionerConfig) -> Tensor:
+        """A finished tensor in place of what this conditioner would make."""
+        width = config.width(self.cond_dim)
+        shapes: dict[Form, tuple[int, ...]] = {"vector": (width,), "tokens": (config.num_tokens or 1, width), "signal": (width, 1)}
+        return torch.zeros(shapes[config.form])
 
     def _id_problems(self) -> Iterator[Problem]:
         for index, name in enumerate(self.ids):

@@ -5,9 +5,10 @@ B batch, S sources, C channels, T samples, D output channels, N latent frames.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -17,12 +18,15 @@ from stable_audio_tools.audio.io import to_channels
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.models.checkpoints import load_into, load_weights
 from stable_audio_tools.models.pretransforms import Pretransform, PretransformConfig, latent_problems
+from stable_audio_tools.models.pretransforms.base import BasePretransformConfig
 
 from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, Form
 from .frozen import Unowned
 from .pretrained_text import project, projection
 
-EXAMPLE_MULTIPLE = 2**14  # chosen: above the ratio of every published autoencoder
+logger = logging.getLogger(__name__)
+
+Encoder = TypeVar("Encoder", Pretransform, BasePretransformConfig)
 
 
 class EncodedAudioParams(ConditionerParams):
@@ -51,10 +55,11 @@ class EncodedAudioParams(ConditionerParams):
             raise ConfigError([Problem(("pretransform_config", "enable_grad"), message, "set save_pretransform to true, or remove it")])
         return self
 
-    def example_audio(self) -> Tensor:
-        """A second of silence in whole frames; of the model's pretransform, whose frames are not known here, those of any power of two."""
-        ratio = EXAMPLE_MULTIPLE if self.pretransform_config is None else self.pretransform_config.downsampling_ratio
-        return torch.zeros(1, -(-self.sample_rate // ratio) * ratio)
+    def example_signal(self, model_pretransform: BasePretransformConfig | None, *, latents: bool = False) -> Tensor:
+        """A second of silence in whole frames, as audio or as the zeros of its latents."""
+        encoder = self._chosen(self.pretransform_config, model_pretransform)
+        frames = -(-self.sample_rate // encoder.downsampling_ratio)
+        return torch.zeros(encoder.encoded_channels, frames) if latents else torch.zeros(1, frames * encoder.downsampling_ratio)
 
     def build_pretransform(self, model_pretransform: Pretransform | None) -> Pretransform:
         """The pretransform with its weights.
@@ -62,17 +67,31 @@ class EncodedAudioParams(ConditionerParams):
         Raises:
             ConfigError: it is to be the model's, which has none; or the weights do not fit.
         """
-        if self.pretransform_config is None:
-            if model_pretransform is None:
-                message = "use_model_pretransform is true, but the model has no pretransform"
-                raise ConfigError([Problem(("use_model_pretransform",), message, "give pretransform_config")], "conditioning")
-            pretransform = model_pretransform
-        else:
-            pretransform = self.pretransform_config.build(self.sample_rate)
+        own = self.pretransform_config
+        pretransform = self._chosen(None if own is None else own.build(self.sample_rate), model_pretransform)
+        if own is not None and own.needs_checkpoint and self.pretransform_ckpt_path is None and not self.save_pretransform:
+            logger.warning(
+                "the %s of pretransform_config has no pretransform_ckpt_path, and it is not saved: its weights stay random, "
+                "and other ones in every run; name its file, or use_model_pretransform",
+                own.type,  # type: ignore[attr-defined]
+            )
         if self.pretransform_ckpt_path is not None and torch.get_default_device().type != "meta":
             inner = getattr(pretransform, "model", pretransform)  # published files hold the autoencoder's own keys
             load_into(inner, load_weights(self.pretransform_ckpt_path))
         return pretransform
+
+    @staticmethod
+    def _chosen(own: Encoder | None, of_model: Encoder | None) -> Encoder:
+        """What encodes: the own one if there is one, else the model's.
+
+        Raises:
+            ConfigError: there is neither.
+        """
+        chosen = of_model if own is None else own
+        if chosen is None:
+            message = "use_model_pretransform is true, but the model has no pretransform"
+            raise ConfigError([Problem(("use_model_pretransform",), message, "give pretransform_config")], "conditioning")
+        return chosen
 
 
 class PretransformConditionerConfig(BaseConditionerConfig):
@@ -87,8 +106,8 @@ class PretransformConditionerConfig(BaseConditionerConfig):
     def form(self) -> Form:
         return "signal"
 
-    def example(self, sample_rate: int) -> Any:
-        return self.config.example_audio()
+    def example(self, sample_rate: int, pretransform: BasePretransformConfig | None = None) -> Any:
+        return self.config.example_signal(pretransform)
 
     def build(
         self, cond_dim: int, *, tokens: bool = True, pooled: bool = True, pretransform: Pretransform | None = None
@@ -131,8 +150,11 @@ class SourceMixConfig(BaseConditionerConfig):
     def form(self) -> Form:
         return "signal"
 
-    def example(self, sample_rate: int) -> Any:
-        return {} if self.config.allow_null_source else {key: self.config.example_audio() for key in self.config.source_keys}
+    def example(self, sample_rate: int, pretransform: BasePretransformConfig | None = None) -> Any:
+        params = self.config
+        if params.allow_null_source:
+            return {}
+        return {key: params.example_signal(pretransform, latents=params.pre_encoded) for key in params.source_keys}
 
     def build(
         self, cond_dim: int, *, tokens: bool = True, pooled: bool = True, pretransform: Pretransform | None = None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
+from stable_audio_tools.models.pretransforms.base import BasePretransformConfig
 
 Metadata = Mapping[str, Any]
 Form = Literal["vector", "tokens", "signal"]
@@ -116,8 +117,13 @@ class BaseConditionerConfig(StrictModel):
         """D, or C for a signal."""
         return self.config.output_dim or cond_dim
 
-    def example(self, sample_rate: int) -> Any:
-        """A metadata value that this conditioner accepts, for plans, which read no data; `sample_rate` in Hz of the model's audio."""
+    def example(self, sample_rate: int, pretransform: BasePretransformConfig | None = None) -> Any:
+        """A metadata value that this conditioner accepts, for plans, which read no data.
+
+        Args:
+            sample_rate: Hz, of the model's audio.
+            pretransform: the model's.
+        """
         return "a sound"
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from stable_audio_tools.audio.io import to_channels
 from stable_audio_tools.audio.resample import resample
 from stable_audio_tools.configs.errors import value_text
+from stable_audio_tools.models.pretransforms.base import BasePretransformConfig
 
 from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, vector_condition
 from .clap_files import EMBEDDING, KEY, CLAPFile
@@ -65,7 +66,7 @@ class CLAPAudioConfig(BaseConditionerConfig):
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True, sample_rate: int | None = None) -> CLAPAudioConditioner:
         return CLAPAudioConditioner(self.width(cond_dim), self.config, sample_rate=sample_rate)
 
-    def example(self, sample_rate: int) -> Any:
+    def example(self, sample_rate: int, pretransform: BasePretransformConfig | None = None) -> Any:
         return torch.zeros(1, sample_rate)
 
 

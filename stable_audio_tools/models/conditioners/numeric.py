@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import check_order
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
+from stable_audio_tools.models.pretransforms.base import BasePretransformConfig
 from stable_audio_tools.nn.embeddings import NumberEmbedding
 
 from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, vector_condition
@@ -38,7 +39,7 @@ class IntConfig(BaseConditionerConfig):
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> IntConditioner:
         return IntConditioner(self.width(cond_dim), self.config)
 
-    def example(self, sample_rate: int) -> Any:
+    def example(self, sample_rate: int, pretransform: BasePretransformConfig | None = None) -> Any:
         return self.config.min_val
 
 
@@ -79,7 +80,7 @@ class NumberConfig(BaseConditionerConfig):
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> NumberConditioner:
         return NumberConditioner(self.width(cond_dim), self.config)
 
-    def example(self, sample_rate: int) -> Any:
+    def example(self, sample_rate: int, pretransform: BasePretransformConfig | None = None) -> Any:
         return self.config.min_val
 
 
@@ -119,7 +120,7 @@ class ListConfig(BaseConditionerConfig):
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> ListConditioner:
         return ListConditioner(self.width(cond_dim), self.config)
 
-    def example(self, sample_rate: int) -> Any:
+    def example(self, sample_rate: int, pretransform: BasePretransformConfig | None = None) -> Any:
         return self.config.options[0]
 
 

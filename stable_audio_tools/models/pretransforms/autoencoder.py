@@ -15,6 +15,8 @@ from .base import BasePretransformConfig, Pretransform
 
 
 class AutoencoderPretransformConfig(BasePretransformConfig):
+    needs_checkpoint = True
+
     type: Literal["autoencoder"]
     config: AutoencoderBody
     scale: float = Field(1.0, gt=0, description="latents are divided by it, best their standard deviation")

@@ -77,9 +77,11 @@ class BasePretransformConfig(StrictModel):
     """Wiring around a pretransform, and its sizes, known before it is built.
 
     tokens_only: it makes tokens of audio, and no latents.
+    needs_checkpoint: its weights come from a checkpoint, and are random until one is loaded.
     """
 
     tokens_only: ClassVar[bool] = False
+    needs_checkpoint: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -9,10 +9,17 @@ from configs import text_to_audio
 from reference_rule import FOLDER, assert_matches, assert_same_layout, fill, load_reference, rule_value
 from safetensors.torch import load_file, save_file
 
+from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.configs.parse import validate
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.conditioners import ConditioningConfig
+from stable_audio_tools.models.pretransforms import PretransformConfig
+
+
+class PretransformHolder(StrictModel):
+    it: PretransformConfig
+
 
 PATCHED = {"type": "patched", "config": {"channels": 2, "patch_size": 16}}
 
@@ -327,3 +334,43 @@ def test_a_condition_that_cannot_take_its_route_is_refused(kind, config, key, fi
     with pytest.raises(ConfigError) as error:
         create_model_from_config(document)
     assert f"model.diffusion.{key}[" in str(error.value) and '"extra" is' in str(error.value) and f"move it to {fix}" in str(error.value)
+
+
+OWN_OR_THE_MODELS = [{"pretransform_config": autoencoder()}, {"use_model_pretransform": True}]
+
+
+@pytest.mark.parametrize("encoder", OWN_OR_THE_MODELS, ids=["own", "the model's"])
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [("pretransform", {}), ("source_mix", {"source_keys": ["a", "b"]}), ("source_mix", {"source_keys": ["a"], "pre_encoded": True})],
+    ids=["audio", "sources", "sources as latents"],
+)
+def test_an_example_is_a_second_of_what_the_conditioner_reads(kind, config, encoder):
+    pretransform = validate(PretransformHolder, {"it": autoencoder()}, "pretransform").it
+    section = conditioning(kind, **config, **encoder)
+    model = section.build(pretransform=pretransform.build(8000))
+    made = model([section.example(8000, pretransform)], "cpu")["ref"]
+    assert made.tensor.shape == (1, 24, 500)
+
+
+@pytest.mark.parametrize("kind", ["pretransform", "int", "t5"])
+def test_an_example_of_finished_tensors_is_one(kind):
+    config = {"sample_rate": 8000, "use_model_pretransform": True} if kind == "pretransform" else {}
+    document = {"cond_dim": 24, "configs": [{"id": "ref", "type": kind, "config": config}], "pre_encoded_keys": ["ref"]}
+    example = validate(ConditioningConfig, document, "conditioning").example(8000)["ref"]
+    assert example.shape == {"pretransform": (24, 1), "int": (24,), "t5": (128, 24)}[kind]
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"pretransform_config": autoencoder()}, True),
+        ({"pretransform_config": autoencoder(), "save_pretransform": True}, False),
+        ({"pretransform_config": PATCHED}, False),
+    ],
+    ids=["nowhere", "of this model's checkpoint", "none"],
+)
+def test_weights_that_nothing_keeps_are_told(config, told, caplog):
+    build(**config)
+    assert ("its weights stay random" in caplog.text) == told
+    assert ("name its file, or use_model_pretransform" in caplog.text) == told
