@@ -86,6 +86,8 @@ def test_every_nano_config_is_a_sibling():
 
 LAYOUTS = {
     "autoencoder/dac_44k_vae": (240, "c1b7dc15a99230e3"),
+    "autoencoder/dac_44k_rvq": (303, "5f294baa4b0dcdde"),
+    "autoencoder/stable_audio_2_0_vae": (365, "5036a6cb030d2d19"),
     "autoencoder/encodec_32k_rvq": (140, "369f78264680623f"),
     "autoencoder/stable_audio_1_0_vae": (240, "608a52dcaa93809e"),
     "text_to_audio/stable_audio_1_0": (1048, "ba3b486ebddf12fe"),
@@ -93,8 +95,8 @@ LAYOUTS = {
     "unconditional/dance_diffusion_44k": (932, "39d7f24446a027d4"),
     "unconditional/dance_diffusion_48k": (932, "39d7f24446a027d4"),
 }
-"""Number of entries and a digest of the `state_dict` of the published model that a config describes: the recorded keys, sorted, with
-their shapes."""
+"""Number of entries and a digest of the `state_dict` that the peer's model of the same config has: its keys, sorted, with their
+shapes."""
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
