@@ -17,7 +17,6 @@ from .decimate import Decimate
 from .exact import FixedFilters, at_least_single, no_autocast
 
 FLAT = 0.85  # of half the rate: up to there `Decimate` leaves notes and what their windows see beside them as they are
-
 SMEAR = 8  # samples of the lowest rate kept beyond the ends of the signal, which halving smears
 
 
