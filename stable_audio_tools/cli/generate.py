@@ -23,13 +23,16 @@ from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.suggest import did_you_mean
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stable_audio_tools.diffusion.samplers import Step
-    from stable_audio_tools.models.latent_diffusion import ConditionedDiffusion
+    from stable_audio_tools.inference.generation import DiffusionModel
 
 log = logging.getLogger(__name__)
 
 STEPS, CFG_SCALE = 50, 3.0  # chosen: where the model's demo settings do not say
 INIT_NOISE_LEVEL = 0.7  # chosen: keeps the course of the sound, changes its character
+MODEL_TYPES = ("diffusion_cond", "diffusion_cond_inpaint", "diffusion_uncond")
 SUFFIXES = (".wav", ".flac", ".ogg")
 OTHER_AUDIO = (".mp3", ".m4a", ".aac", ".opus", ".aif", ".aiff", ".wma")
 SLUG = 48  # characters of a prompt that a file name repeats
@@ -61,6 +64,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help=f"how far from --init-audio: above 0, nearly the same, to 1, unrelated (default: {INIT_NOISE_LEVEL})",
     )
+    add("--inpaint-audio", metavar="FILE", help="keep this sound but for the parts that --mask names")
+    add(
+        "--mask", type=_part, action="append", metavar="START:END", help="seconds of --inpaint-audio to make anew; repeat it for more parts"
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: the GPU if there is one)")
     add("--out", default="generated", metavar="FILE|DIR", help="an audio file for one clip, or a folder (default: generated)")
 
@@ -88,17 +95,19 @@ def run(args: argparse.Namespace) -> int:
     out = _check_out(args.out, max(1, len(prompts)))
     if args.init_noise_level is not None and args.init_audio is None:
         raise ConfigError("says how far to go from --init-audio, which is missing", source="--init-noise-level")
-    if args.init_audio:
+    if bool(args.inpaint_audio) != bool(args.mask):
+        lacking = "--mask, which says what to make anew" if args.inpaint_audio else "--inpaint-audio, of which it is a part"
+        raise ConfigError(f"needs {lacking}", source="--inpaint-audio" if args.inpaint_audio else "--mask")
+    for path in filter(None, (args.init_audio, args.inpaint_audio)):
         from stable_audio_tools.audio.io import probe
 
-        probe(args.init_audio)  # before weights are read
+        probe(path)  # before weights are read
     from stable_audio_tools.models.pretrained import get_pretrained_model
 
     model, config = get_pretrained_model(args.model)
-    if config["model_type"] != "diffusion_cond":
-        raise ConfigError(
-            f"model_type is {config['model_type']!r}; generate makes audio with 'diffusion_cond' models", f"--model {args.model}"
-        )
+    if config["model_type"] not in MODEL_TYPES:
+        known = ", ".join(MODEL_TYPES)
+        raise ConfigError(f"model_type is {config['model_type']!r}; generate makes audio with {known} models", f"--model {args.model}")
     request = _request(args, prompts, model, config)  # type: ignore[arg-type]
     for path in _generate(args, request, model, out):  # type: ignore[arg-type]
         print(path)
@@ -145,7 +154,18 @@ def _check_out(text: str, count: int) -> Path:
     return out
 
 
-def _request(args: argparse.Namespace, prompts: list[str], model: ConditionedDiffusion, config: Mapping[str, Any]) -> Request:
+def _part(text: str) -> tuple[float, float]:
+    """`START:END` in seconds."""
+    try:
+        start, end = (float(number) for number in text.split(":"))
+    except ValueError:
+        start = end = math.nan
+    if not 0 <= start < end < math.inf:
+        raise argparse.ArgumentTypeError(f"expected START:END in seconds, such as 1.5:3, got {text!r}")
+    return start, end
+
+
+def _request(args: argparse.Namespace, prompts: list[str], model: DiffusionModel, config: Mapping[str, Any]) -> Request:
     from stable_audio_tools.diffusion.samplers import find_sampler
 
     demo = (config.get("training") or {}).get("demo") or {}
@@ -157,6 +177,9 @@ def _request(args: argparse.Namespace, prompts: list[str], model: ConditionedDif
     sampler = args.sampler or demo.get("sampler_type") or model.objective.default_sampler
     find_sampler(sampler, model.objective)
     seed = args.seed if args.seed is not None else secrets.randbelow(2**31)
+    if args.cfg_scale is not None and not hasattr(model, "conditioner"):
+        raise ConfigError("the model has no conditions to guide by", source="--cfg-scale")
+    _check_mask(args, model, keep / rate)
     cfg_scale = args.cfg_scale if args.cfg_scale is not None else float(next(iter(demo.get("demo_cfg_scales") or ()), CFG_SCALE))
     return Request(
         metadata=metadata,
@@ -171,15 +194,16 @@ def _request(args: argparse.Namespace, prompts: list[str], model: ConditionedDif
 
 
 def _metadata(
-    args: argparse.Namespace, prompts: list[str], model: ConditionedDiffusion, config: Mapping[str, Any], seconds: float
+    args: argparse.Namespace, prompts: list[str], model: DiffusionModel, config: Mapping[str, Any], seconds: float
 ) -> list[dict[str, Any]]:
     """The metadata of each clip: exactly what the model's conditioners read.
 
     Raises:
         ConfigError: a condition is missing, or given to a model that has none of its name.
     """
-    conditioner, source = model.conditioner, f"--model {args.model}"
-    readable = {name: {name, conditioner.default_keys.get(name, name)} for name in conditioner.conditioners}
+    source, readable = f"--model {args.model}", {}
+    if conditioner := getattr(model, "conditioner", None):
+        readable = {name: {name, conditioner.default_keys.get(name, name)} for name in conditioner.conditioners}
     known = set().union(*readable.values())
     given = dict(_key_value(text) for text in args.cond)
     problems = [
@@ -229,40 +253,67 @@ def _negative(args: argparse.Namespace, metadata: list[dict[str, Any]], cfg_scal
     return [item | {"prompt": args.negative_prompt} for item in metadata]
 
 
+def _check_mask(args: argparse.Namespace, model: DiffusionModel, seconds: float) -> None:
+    from stable_audio_tools.inference.generation import inpaints
+
+    if args.inpaint_audio and not inpaints(model):
+        raise ConfigError("the model makes whole clips: it was not trained to inpaint", source="--inpaint-audio")
+    for start, end in args.mask or ():
+        if start >= seconds:
+            raise ConfigError(f"the clip ends at {seconds:g} s; --seconds makes it longer", f"--mask {start:g}:{end:g}")
+
+
 # the clips
 
 
-def _generate(args: argparse.Namespace, request: Request, model: ConditionedDiffusion, out: Path) -> Iterator[Path]:
+def _generate(args: argparse.Namespace, request: Request, model: DiffusionModel, out: Path) -> Iterator[Path]:
     """Make and save all clips, batch by batch; gives the path of each."""
-    from stable_audio_tools.audio.io import load_audio, save_audio
-    from stable_audio_tools.inference.generation import generate_diffusion_cond
+    from stable_audio_tools.audio.io import save_audio
 
     model.to(_device(args.device))
-    level = INIT_NOISE_LEVEL if args.init_noise_level is None else args.init_noise_level
-    variation: dict[str, Any] = {}
-    if args.init_audio:
-        audio, rate = load_audio(args.init_audio, sample_rate=model.sample_rate, frames=request.sample_size)
-        variation = {"init_audio": (rate, audio), "init_noise_level": level}
+    given = _given_audio(args, request, model)
     count = len(request.metadata)
     for start in range(0, count, args.batch_size):
         chosen = slice(start, start + args.batch_size)
-        batch = generate_diffusion_cond(
-            model,
-            request.steps,
-            request.cfg_scale,
-            conditioning=request.metadata[chosen],
-            negative_conditioning=request.negative[chosen] if request.negative else None,
-            sample_size=request.sample_size,
-            seed=request.seeds[chosen],
-            sampler_type=request.sampler,
-            callback=_progress(f"clips {start + 1} to {min(chosen.stop, count)} of {count}", request.steps),
-            **variation,
-        )
+        progress = _progress(f"clips {start + 1} to {min(chosen.stop, count)} of {count}", request.steps)
+        batch = _batch(request, chosen, model, **given, callback=progress)
         for index, clip in enumerate(batch[..., : request.keep].cpu(), start):
             path = _path(out, request.metadata[index].get("prompt", "clip"), request.seeds[index])
             save_audio(path, clip, model.sample_rate)
-            _write_settings(path, _settings(args, request, model, index, variation))
+            _write_settings(path, _settings(args, request, model, index, given))
             yield path
+
+
+def _given_audio(args: argparse.Namespace, request: Request, model: DiffusionModel) -> dict[str, Any]:
+    """The arguments of generation that hold audio."""
+    from stable_audio_tools.audio.io import load_audio
+
+    given: dict[str, Any] = {}
+    for name in ("init_audio", "inpaint_audio"):
+        if path := getattr(args, name):
+            audio, rate = load_audio(path, sample_rate=model.sample_rate, frames=request.sample_size)
+            given[name] = (rate, audio)
+    if args.init_audio:
+        given["init_noise_level"] = INIT_NOISE_LEVEL if args.init_noise_level is None else args.init_noise_level
+    if args.inpaint_audio:
+        given["regenerate_s"] = args.mask
+    return given
+
+
+def _batch(request: Request, chosen: slice, model: DiffusionModel, **options: Any) -> Tensor:
+    """The chosen clips (B, C, T), by the function that is for this kind of model."""
+    from stable_audio_tools.inference import generation
+    from stable_audio_tools.models.unconditional_diffusion import UnconditionalDiffusion
+
+    seeds = request.seeds[chosen]
+    options |= {"steps": request.steps, "sample_size": request.sample_size, "seed": seeds, "sampler_type": request.sampler}
+    if isinstance(model, UnconditionalDiffusion):
+        return generation.generate_diffusion_uncond(model, batch_size=len(seeds), **options)
+    negative = request.negative[chosen] if request.negative else None
+    options |= {"cfg_scale": request.cfg_scale, "conditioning": request.metadata[chosen], "negative_conditioning": negative}
+    if generation.inpaints(model):
+        return generation.generate_diffusion_cond_inpaint(model, **options)
+    return generation.generate_diffusion_cond(model, **options)
 
 
 def _device(asked: str) -> str:
@@ -301,9 +352,7 @@ def _path(out: Path, prompt: str, seed: int) -> Path:
     return next(folder / name for name in names if not (folder / name).exists())
 
 
-def _settings(
-    args: argparse.Namespace, request: Request, model: ConditionedDiffusion, index: int, variation: Mapping[str, Any]
-) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, request: Request, model: DiffusionModel, index: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """What repeats the clip."""
     from stable_audio_tools import __version__
 
@@ -317,11 +366,13 @@ def _settings(
         "seconds": request.keep / model.sample_rate,
         "sample_rate": model.sample_rate,
         "steps": request.steps,
-        "cfg_scale": request.cfg_scale,
+        "cfg_scale": request.cfg_scale if hasattr(model, "conditioner") else None,
         "sampler": request.sampler,
         "objective": model.objective.name,
         "init_audio": args.init_audio,
-        "init_noise_level": variation.get("init_noise_level"),
+        "init_noise_level": given.get("init_noise_level"),
+        "inpaint_audio": args.inpaint_audio,
+        "mask": [f"{start:g}:{end:g}" for start, end in args.mask] if args.mask else None,
         "version": __version__,
     }
     return {key: value for key, value in settings.items() if value is not None}

@@ -292,6 +292,11 @@ class _Job:
         return decoded[..., : self.sample_size].float()
 
 
+def inpaints(model: nn.Module) -> bool:
+    """Whether a model is told which audio is given, so that `generate_diffusion_cond_inpaint` is for it."""
+    return isinstance(model, ConditionedDiffusion) and not set(INPAINT_IDS).isdisjoint(model.routes.input_concat)
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put every module of `model` in eval mode, and give each its own mode back."""
@@ -324,7 +329,7 @@ def _check_ownership(model: DiffusionModel, sample_rate: int | None, device: str
 def _check_inpainting(
     model: ConditionedDiffusion, audio: tuple[int, Tensor] | None, mask: Tensor | None, seconds: Sequence[tuple[float, float]] | None
 ) -> None:
-    if not set(INPAINT_IDS) & set(model.routes.input_concat):
+    if not inpaints(model):
         raise ValueError(f"the model does not inpaint: it takes neither {' nor '.join(INPAINT_IDS)}; use generate_diffusion_cond")
     if mask is not None and seconds is not None:
         raise ValueError("give either inpaint_mask or regenerate_s, not both")

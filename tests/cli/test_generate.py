@@ -176,6 +176,11 @@ def test_a_condition_that_counts_seconds_gets_whole_ones(tmp_path, generate):
         ([*BELL, "--init-noise-level", "0.5"], "--init-noise-level: says how far to go from --init-audio, which is missing"),
         ([*BELL, "--init-audio", "none.wav"], "none.wav: no such file"),
         ([*BELL, "--init-audio", "empty.txt"], "empty.txt"),
+        ([*BELL, "--inpaint-audio", "none.wav"], "--inpaint-audio: needs --mask, which says what to make anew"),
+        ([*BELL, "--mask", "0:1"], "--mask: needs --inpaint-audio, of which it is a part"),
+        ([*BELL, "--mask", "1:1"], "expected START:END in seconds, such as 1.5:3, got '1:1'"),
+        ([*BELL, "--mask", "now:then"], "expected START:END in seconds"),
+        ([*BELL, "--inpaint-audio", "none.wav", "--mask", "0:1"], "none.wav: no such file"),
         ([*BELL, "--init-noise-level", "0"], "expected a number above 0, at most 1, got '0'"),
         ([*BELL, "--seconds", "0"], "expected a number above 0, got '0'"),
         ([*BELL, "--seconds", "long"], "expected a number above 0, got 'long'"),
@@ -219,7 +224,74 @@ def test_a_model_of_another_kind_is_told(generate, tmp_path):
     config = configs.autoencoder()
     save_model(tmp_path / "ae.safetensors", create_model_from_config(config), config)
     status, _, err = generate(str(tmp_path / "ae.safetensors"), *BELL)
-    assert status == 2 and "model_type is 'autoencoder'; generate makes audio with 'diffusion_cond' models" in err
+    assert status == 2 and "model_type is 'autoencoder'; generate makes audio with diffusion_cond, diffusion_cond_inpaint, diff" in err
+
+
+def with_random_weights(path, config):
+    torch.manual_seed(0)
+    model = create_model_from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    save_model(path, model, config)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def inpainting_model(tmp_path_factory):
+    return with_random_weights(tmp_path_factory.mktemp("inpaint") / "model.safetensors", configs.inpainting())
+
+
+@pytest.fixture(scope="module")
+def unconditional_model(tmp_path_factory):
+    return with_random_weights(tmp_path_factory.mktemp("uncond") / "model.safetensors", configs.unconditional())
+
+
+def test_parts_of_a_sound_are_made_anew(generate, inpainting_model):
+    save_audio(Path("tone.wav"), torch.sin(torch.arange(2048) * 0.1)[None] / 2, 8000)
+
+    def audio(*arguments):
+        status, (path,), err = generate(inpainting_model, *BELL, "--seed", "3", "--out", "clip.wav", *arguments)
+        assert status == 0, err
+        return load_audio(path)[0], json.loads(path.with_suffix(".json").read_text())
+
+    anew, settings = audio()
+    assert "inpaint_audio" not in settings and "mask" not in settings
+    part, settings = audio("--inpaint-audio", "tone.wav", "--mask", "0.1:0.2", "--mask", "0.22:9")
+    assert settings["inpaint_audio"] == "tone.wav" and settings["mask"] == ["0.1:0.2", "0.22:9"]
+    other, _ = audio("--inpaint-audio", "tone.wav", "--mask", "0.1:0.15")
+    assert not torch.allclose(anew, part) and not torch.allclose(part, other)
+
+
+def test_a_mask_behind_the_end_or_for_a_model_without_masks_is_told(generate, inpainting_model, model):
+    save_audio(Path("tone.wav"), torch.zeros(1, 2048), 8000)
+    status, _, err = generate(inpainting_model, *BELL, "--inpaint-audio", "tone.wav", "--mask", "1:2")
+    assert status == 2 and "--mask 1:2: the clip ends at 0.256 s; --seconds makes it longer" in err
+    status, _, err = generate(model, *BELL, "--inpaint-audio", "tone.wav", "--mask", "0:1")
+    assert status == 2 and "--inpaint-audio: the model makes whole clips: it was not trained to inpaint" in err
+
+
+def test_a_model_without_conditions_generates(generate, unconditional_model):
+    status, (path,), err = generate(unconditional_model, "--seed", "3", "--seconds", "0.1")
+    assert status == 0, err
+    assert path.name == "clip_seed3.wav" and load_audio(path)[0].shape == (1, 800)
+    settings = json.loads(path.with_suffix(".json").read_text())
+    assert settings["sampler"] == "v-ddim" and "cfg_scale" not in settings and "prompt" not in settings
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (BELL, "--prompt: the model has no condition of that name\n  = its conditions: none"),
+        (["--cond", "pitch=3"], "--cond pitch: the model has no such condition"),
+        (["--cfg-scale", "3"], "--cfg-scale: the model has no conditions to guide by"),
+        (["--negative-prompt", "x"], "--negative-prompt: the model has no prompt to guide away from"),
+    ],
+    ids=["prompt", "cond", "cfg", "negative"],
+)
+def test_conditions_for_a_model_without_are_told(generate, unconditional_model, arguments, message):
+    status, written, err = generate(unconditional_model, *arguments)
+    assert status == 2 and not written and message in err
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty"])
