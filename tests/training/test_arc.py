@@ -481,6 +481,20 @@ def test_trimming_cuts_to_the_real_frames_of_an_item_masks_too():
     assert metadata[2]["padding_mask"].shape == (6400,)
 
 
+def test_trimmed_clips_fit_both_networks():
+    judge = long_audio()
+    judge["model"]["diffusion"]["config"]["patch_size"] = 4
+    del judge["training"]
+    trim = {"trim_config": {"trim_prob": 1.0}}
+    config = arc(base=long_audio, training=trim, use_model_as_discriminator=False, discriminator_base_model=judge)
+    module = wrapper(config)
+    metadata = ({"prompt": "x", "padding_mask": torch.arange(6400) < 16 * 131},) * 2
+    for step in (0, 1):
+        (update,) = updates(module, (torch.randn(2, 1, 6400), metadata), step)
+        assert update.output.loss.isfinite()
+    assert module.prepare((torch.randn(2, 1, 6400), metadata)).latents.shape[-1] == 140
+
+
 def test_trimming_waits_for_the_end_of_the_warm_up_and_spares_validation(teacher):
     config = arc(base=long_audio, training={"trim_config": {"trim_prob": 1.0}}, **teacher(long_audio()))
     module = wrapper(config)

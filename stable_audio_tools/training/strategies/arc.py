@@ -8,6 +8,7 @@ noisy in the same way (relativistic, arXiv:1807.00734), and real items under the
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -255,7 +256,7 @@ class AdversarialPostTraining(TrainingStrategy):
         discriminator: its backbone works on the latents of the model in training.
         warmup: with its teacher; None: there is none.
         trim: the `training.trim_config` section; None: nothing is shortened.
-        frame_multiple: trimmed latents have a multiple of that many frames.
+        frame_multiple: the model in training takes multiples of that many frames.
         cfg_dropout_prob: share of items that the generator sees without conditions on its turn.
     """
 
@@ -270,7 +271,8 @@ class AdversarialPostTraining(TrainingStrategy):
         cfg_dropout_prob: float = 0.0,
     ):
         super().__init__()
-        self.config, self.trim, self.frame_multiple, self.cfg_dropout_prob = config, trim, frame_multiple, cfg_dropout_prob
+        self.config, self.trim, self.cfg_dropout_prob = config, trim, cfg_dropout_prob
+        self.frame_multiple = math.lcm(frame_multiple, discriminator.patch_size)
         self.discriminator, self.warmup = discriminator, warmup
         self.generator_levels = NoiseLevels(config.noise_dist.generator)
         self.discriminator_levels = NoiseLevels(config.noise_dist.discriminator)
@@ -311,11 +313,7 @@ class AdversarialPostTraining(TrainingStrategy):
             yield Update("discriminator", self._discriminator_loss(model, batch))
 
     def trimmed(self, batch: LatentBatch, step: int) -> LatentBatch:
-        """The batch of a train step, shortened where it is this step's turn; conditions stay.
-
-        Raises:
-            ValueError: the latents are shorter than their masks.
-        """
+        """The batch of a train step, shortened where it is this step's turn; conditions stay as they are."""
         if self.trim is None or self.warming_up(step) or self._share(step, 0) >= self.trim.trim_prob:
             return batch
         item = int(self._share(step, 1) * len(batch.metadata))
@@ -442,5 +440,6 @@ def _of_items(value: Any, index: Tensor) -> Condition:
 
 
 def _score_logs(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-    means = {"scores_real": real.detach().mean(), "scores_fake": fake.detach().mean()}
-    return {**means, "scores_real_std": real.detach().std(), "scores_fake_std": fake.detach().std()}
+    found = {"scores_real": real.detach(), "scores_fake": fake.detach()}
+    means = {name: scores.mean() for name, scores in found.items()}
+    return means | {f"{name}_std": scores.std(correction=0) for name, scores in found.items()}  # there may be a single score
