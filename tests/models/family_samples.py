@@ -409,7 +409,7 @@ SAMPLES: dict[str, dict[str, Sample]] = {
     "bottleneck": {
         "vae": Sample({"type": "vae", "config": {"mode": "mean"}}, {"config.mode": "median"}, "config.mode", "mean"),
         "tanh": part("tanh", "config.scale", "a number above 0", {"scale": 0}, scale=2.0),
-        "l2_norm": Sample({"type": "l2_norm"}, {"config": {"scale": 1}}, "config.scale", "no keys"),
+        "l2_norm": Sample({"type": "l2_norm", "requires_grad": True}, {"config": {"scale": 1}}, "config.scale", "no keys"),
         "softnorm": part("softnorm", "config.dim", "above 0, got 0", {"dim": 0}, dim=4, noise_augment_dim=2),
         "wasserstein": part(
             "wasserstein", "config.noise_augment_dim", "at least 0, got -1", {"noise_augment_dim": -1}, noise_augment_dim=3, use_tanh=True

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -168,6 +170,48 @@ def test_a_size_that_does_not_fit_is_refused_with_its_place_and_a_fix(subject):
     assert subject.sample.place in found
     problem = found[subject.sample.place]
     assert subject.sample.says in f"{problem.message} {problem.fix}"
+
+
+SLIPS = (None, True, "x", "", -1, 0, 1, 2, 3, 5, 7, 1.5, [], [1], [2, 2], [1, 2, 3, 4, 5], {})
+DRAWS = 40
+
+
+@pytest.mark.slow
+def test_whatever_is_accepted_can_be_built(subject):
+    """Any value anywhere: either a `ConfigError`, or a module."""
+    generator = random.Random(0)
+    places = [*paths(subject.config), *absent_options(subject)]
+    for _ in range(DRAWS):
+        path, value = generator.choice(places), generator.choice(SLIPS)
+        target = changed = copy.deepcopy(subject.config)
+        for key in path[:-1]:
+            target = target.setdefault(key, {}) if isinstance(target, dict) else target[key]
+        target[path[-1]] = value
+        try:
+            parsed = subject.parse(changed)
+        except ConfigError as error:
+            assert "validation error for" not in str(error), (path, value)
+            continue
+        with torch.device("meta"):
+            assert isinstance(subject.kind.build(parsed), torch.nn.Module), (path, value)
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place of a document but names of components and files."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in entries:
+        if key not in ("type", "model_type", "id") and not str(key).endswith(("_name", "path")):
+            yield (*path, key)
+            yield from paths(item, (*path, key))
+
+
+def absent_options(subject: Subject) -> Iterator[tuple[str, str]]:
+    """Keys of the inner `config` that the sample leaves to their defaults."""
+    inner = getattr(subject.parse(), "config", None)
+    for name, field in type(inner).model_fields.items() if isinstance(inner, BaseModel) else ():
+        key = field.alias or name
+        if key not in subject.config.get("config", {}) and not key.endswith(("_name", "path")):
+            yield "config", key
 
 
 def expected_shapes(subject: Subject) -> dict[str, tuple[int, ...]]:
