@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from stable_audio_tools.configs.base import StrictModel
 class BaseCodecConfig(StrictModel):
     """Wiring around either half of an autoencoder.
 
-    The `..._key`s name the keys of the inner `config` that decide the sizes, for messages.
+    The `..._key`s name the keys of the inner `config` that decide the sizes.
     """
 
     in_channels_key: ClassVar[str]
@@ -22,19 +23,22 @@ class BaseCodecConfig(StrictModel):
     ratio_key: ClassVar[str] = "strides"
 
     requires_grad: bool = Field(True, description="false freezes the weights")
+    config: StrictModel
 
     @property
-    @abstractmethod
-    def in_channels(self) -> int: ...
+    def in_channels(self) -> int:
+        channels: int = getattr(self.config, self.in_channels_key)
+        return channels
 
     @property
-    @abstractmethod
-    def out_channels(self) -> int: ...
+    def out_channels(self) -> int:
+        channels: int = getattr(self.config, self.out_channels_key)
+        return channels
 
     @property
-    @abstractmethod
     def downsampling_ratio(self) -> int:
         """Audio samples, or frames of the autoencoder's pretransform, per latent frame."""
+        return math.prod(getattr(self.config, self.ratio_key))
 
     @abstractmethod
     def make(self) -> nn.Module:

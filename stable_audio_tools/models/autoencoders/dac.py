@@ -6,7 +6,6 @@ width) and an output convolution; the decoder mirrors it. B batch, C channels, T
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, Self
@@ -59,16 +58,8 @@ class DACEncoderConfig(BaseEncoderConfig):
     config: DACEncoderParams
 
     @property
-    def in_channels(self) -> int:
-        return self.config.in_channels
-
-    @property
     def out_channels(self) -> int:
         return self.config.latent_dim or self.config.inner_width
-
-    @property
-    def downsampling_ratio(self) -> int:
-        return math.prod(self.config.strides)
 
     def make(self) -> ProjectedDACEncoder:
         return ProjectedDACEncoder(self.config)
@@ -79,18 +70,6 @@ class DACDecoderConfig(BaseDecoderConfig):
 
     type: Literal["dac"]
     config: DACDecoderParams
-
-    @property
-    def in_channels(self) -> int:
-        return self.config.latent_dim
-
-    @property
-    def out_channels(self) -> int:
-        return self.config.out_channels
-
-    @property
-    def downsampling_ratio(self) -> int:
-        return math.prod(self.config.rates)
 
     def make(self) -> WrappedDACDecoder:
         return WrappedDACDecoder(self.config)

@@ -96,18 +96,6 @@ class LocalAttentionEncoderConfig(BaseEncoderConfig):
     config: LocalAttentionEncoderParams
 
     @property
-    def in_channels(self) -> int:
-        return self.config.in_channels
-
-    @property
-    def out_channels(self) -> int:
-        return self.config.out_channels
-
-    @property
-    def downsampling_ratio(self) -> int:
-        return math.prod(self.config.ratios)
-
-    @property
     def length_multiple(self) -> int:
         return self.downsampling_ratio
 
@@ -121,18 +109,6 @@ class LocalAttentionDecoderConfig(BaseDecoderConfig):
 
     type: Literal["local_attn"]
     config: LocalAttentionDecoderParams
-
-    @property
-    def in_channels(self) -> int:
-        return self.config.in_channels
-
-    @property
-    def out_channels(self) -> int:
-        return self.config.out_channels
-
-    @property
-    def downsampling_ratio(self) -> int:
-        return math.prod(self.config.ratios)
 
     def make(self) -> LocalAttentionDecoder:
         return LocalAttentionDecoder(self.config)

@@ -6,7 +6,6 @@ convolution; the decoder mirrors it. B batch, C channels, T samples or latent fr
 
 from __future__ import annotations
 
-import math
 from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -63,18 +62,6 @@ class OobleckEncoderConfig(BaseEncoderConfig):
     type: Literal["oobleck"]
     config: OobleckEncoderParams = Field(default_factory=OobleckEncoderParams)
 
-    @property
-    def in_channels(self) -> int:
-        return self.config.in_channels
-
-    @property
-    def out_channels(self) -> int:
-        return self.config.latent_dim
-
-    @property
-    def downsampling_ratio(self) -> int:
-        return math.prod(self.config.strides)
-
     def make(self) -> OobleckEncoder:
         return OobleckEncoder(self.config)
 
@@ -82,18 +69,6 @@ class OobleckEncoderConfig(BaseEncoderConfig):
 class OobleckDecoderConfig(BaseDecoderConfig):
     type: Literal["oobleck"]
     config: OobleckDecoderParams = Field(default_factory=OobleckDecoderParams)
-
-    @property
-    def in_channels(self) -> int:
-        return self.config.latent_dim
-
-    @property
-    def out_channels(self) -> int:
-        return self.config.out_channels
-
-    @property
-    def downsampling_ratio(self) -> int:
-        return math.prod(self.config.strides)
 
     def make(self) -> OobleckDecoder:
         return OobleckDecoder(self.config)

@@ -121,18 +121,6 @@ class SEANetEncoderConfig(BaseEncoderConfig):
     type: Literal["seanet"]
     config: SEANetEncoderParams = Field(default_factory=SEANetEncoderParams)
 
-    @property
-    def in_channels(self) -> int:
-        return self.config.channels
-
-    @property
-    def out_channels(self) -> int:
-        return self.config.dimension
-
-    @property
-    def downsampling_ratio(self) -> int:
-        return math.prod(self.config.ratios)
-
     def make(self) -> SEANetEncoder:
         return SEANetEncoder(self.config)
 
@@ -142,18 +130,6 @@ class SEANetDecoderConfig(BaseDecoderConfig):
 
     type: Literal["seanet"]
     config: SEANetDecoderParams = Field(default_factory=SEANetDecoderParams)
-
-    @property
-    def in_channels(self) -> int:
-        return self.config.dimension
-
-    @property
-    def out_channels(self) -> int:
-        return self.config.channels
-
-    @property
-    def downsampling_ratio(self) -> int:
-        return math.prod(self.config.ratios)
 
     def make(self) -> SEANetDecoder:
         return SEANetDecoder(self.config)

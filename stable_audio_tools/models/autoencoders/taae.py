@@ -6,7 +6,6 @@ output convolution; the decoder mirrors it. B batch, C channels, T samples or fr
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal, Self
 
 import torch
@@ -99,18 +98,6 @@ class TAAEEncoderConfig(BaseEncoderConfig):
     type: Literal["taae"]
     config: TAAEEncoderParams = Field(default_factory=TAAEEncoderParams)
 
-    @property
-    def in_channels(self) -> int:
-        return self.config.in_channels
-
-    @property
-    def out_channels(self) -> int:
-        return self.config.latent_dim
-
-    @property
-    def downsampling_ratio(self) -> int:
-        return math.prod(self.config.strides)
-
     def make(self) -> TAAEEncoder:
         return TAAEEncoder(self.config)
 
@@ -118,18 +105,6 @@ class TAAEEncoderConfig(BaseEncoderConfig):
 class TAAEDecoderConfig(BaseDecoderConfig):
     type: Literal["taae"]
     config: TAAEDecoderParams = Field(default_factory=TAAEDecoderParams)
-
-    @property
-    def in_channels(self) -> int:
-        return self.config.latent_dim
-
-    @property
-    def out_channels(self) -> int:
-        return self.config.out_channels
-
-    @property
-    def downsampling_ratio(self) -> int:
-        return math.prod(self.config.strides)
 
     def make(self) -> TAAEDecoder:
         return TAAEDecoder(self.config)
