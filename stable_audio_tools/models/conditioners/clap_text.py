@@ -19,16 +19,16 @@ from torch.nn import functional as F
 
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
-from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, Form, vector_condition
+from .base import BaseConditionerConfig, Condition, ConditionerParams, Form, vector_condition
 from .clap_files import EMBEDDING, KEY, CLAPFile
-from .frozen import Encoded, FrozenTextEncoder, blank_encoder
+from .frozen import Encoded, FrozenTextEncoder
 from .pretrained_text import (
+    PretrainedTextConditioner,
     Shared,
     Texts,
     folder_config,
     import_transformers,
     load_tokenizer,
-    parse_text,
     project,
     projection,
     tokenize,
@@ -101,18 +101,17 @@ class CLAPTextConfig(BaseConditionerConfig):
         return CLAPTextConditioner(self.width(cond_dim), self.config)
 
 
-class CLAPTextConditioner(Conditioner):
+class CLAPTextConditioner(PretrainedTextConditioner):
     """The vector (B, D) of each prompt, or with use_text_features a layer's tokens (B, 77, D) and their mask.
 
     Tokens behind a prompt's end are as the network makes them, not zeros: published models were trained so. It runs in float32
-    and evaluation mode always. Frozen, it is loaded at first use and is not part of the checkpoint.
+    always.
     """
 
     def __init__(self, dim: int, params: CLAPTextParams):
-        super().__init__()
+        super().__init__(num_tokens=MAX_LENGTH if params.use_text_features else 1, width=params.width)
         self.params = params
         self.proj_out = projection(params.width, dim, always=params.project_out)
-        self.model: CLAPModule | None = None
         if params.finetune:
             self.model = CLAPModule(load_text_half(params))
             self._tokenizer = Shared(partial(load_text_tokenizer, params))
@@ -120,22 +119,6 @@ class CLAPTextConditioner(Conditioner):
         if torch.get_default_device().type != "meta" and not Path(params.clap_ckpt_path).exists():
             logger.warning("the CLAP %s (%s) is not there; the first prompt will need it", params.clap_ckpt_path, KEY)
         self._frozen = FrozenTextEncoder(partial(CLAPTextReader.load, params))
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        if self.model is not None:
-            self.model.eval()
-        return self
-
-    def stand_in(self) -> None:
-        if self.model is None:
-            self._frozen = blank_encoder(MAX_LENGTH if self.params.use_text_features else 1, self.params.width)
-
-    def parse(self, value: Any) -> str:
-        return parse_text(value)
-
-    def collate(self, rows: Sequence[str]) -> Texts:
-        return Texts(tuple(rows))
 
     def forward(self, prepared: Texts) -> Condition:
         features, mask = self._features(prepared)
@@ -147,7 +130,8 @@ class CLAPTextConditioner(Conditioner):
             encoded = self._frozen.encode(prepared.texts, prepared.device)
             return torch.stack([row.features for row in encoded]), torch.stack([row.mask for row in encoded])
         ids, mask = (part.to(prepared.device) for part in tokenize(self._tokenizer(), prepared.texts, MAX_LENGTH))
-        return self.model.model.read(ids, mask, self.params)
+        half: Any = self.model.model
+        return half.read(ids, mask, self.params)
 
 
 class CLAPModule(nn.Module):

@@ -9,14 +9,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 
-from .frozen import Encoded
+from .base import Conditioner
+from .frozen import Encoded, FrozenTextEncoder, blank_encoder
 
 INSTALL = 'pip install -e ".[text]"'
 
@@ -51,6 +52,39 @@ def projection(width: int, dim: int, *, always: bool) -> nn.Module:
 def project(layer: nn.Module, features: Tensor) -> Tensor:
     """Features (..., width) through `projection`'s layer, in the precision of its weights."""
     return layer(features.to(layer.weight.dtype)) if isinstance(layer, nn.Linear) else features
+
+
+class PretrainedTextConditioner(Conditioner):
+    """Prompts through a pretrained network, which runs in evaluation mode always, as in published models.
+
+    Frozen, the network is loaded at first use and is no part of the checkpoint; trained, it is the attribute `model`.
+
+    Args:
+        num_tokens, width: shape of what the network gives for a prompt.
+    """
+
+    _frozen: FrozenTextEncoder
+
+    def __init__(self, *, num_tokens: int, width: int):
+        super().__init__()
+        self.num_tokens, self.width = num_tokens, width
+        self.model: nn.Module | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.model is not None:
+            self.model.eval()
+        return self
+
+    def stand_in(self) -> None:
+        if self.model is None:
+            self._frozen = blank_encoder(self.num_tokens, self.width)
+
+    def parse(self, value: Any) -> str:
+        return parse_text(value)
+
+    def collate(self, rows: Sequence[str]) -> Texts:
+        return Texts(tuple(rows))
 
 
 def padded(encoded: Sequence[Encoded], length: int) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.configs.suggest import closest
 
-from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, Form
-from .frozen import Encoded, FrozenTextEncoder, blank_encoder
+from .base import BaseConditionerConfig, Condition, ConditionerParams, Form
+from .frozen import Encoded, FrozenTextEncoder
 from .pretrained_text import (
+    PretrainedTextConditioner,
     Shared,
     Texts,
     folder_config,
@@ -27,7 +28,6 @@ from .pretrained_text import (
     load_pretrained,
     load_tokenizer,
     padded,
-    parse_text,
     project,
     projection,
     tokenize,
@@ -102,39 +102,21 @@ class T5Config(BaseConditionerConfig):
         return T5Conditioner(self.width(cond_dim), self.config)
 
 
-class T5Conditioner(Conditioner):
+class T5Conditioner(PretrainedTextConditioner):
     """Tokens (B, N, D) of each prompt, zeros behind its end, and their mask.
 
-    The T5 runs in evaluation mode always, as in published models: frozen in float32 on a CPU and in float16 on an accelerator,
-    and trained in the precision of its owner. Frozen, it is loaded at first use and is not part of the checkpoint.
+    Frozen, the T5 runs in float32 on a CPU and in float16 on an accelerator, trained in the precision of its owner.
     """
 
     def __init__(self, dim: int, params: T5Params):
-        super().__init__()
-        self.max_length, self.width = params.max_length, params.width
+        super().__init__(num_tokens=params.max_length, width=params.width)
+        self.max_length = params.max_length
         self.proj_out = projection(params.width, dim, always=params.project_out)
-        self.model: nn.Module | None = None
         if params.enable_grad:
             self.model = load_trainable(params.t5_model_name)
             self._tokenizer = Shared(partial(load_tokenizer, params.t5_model_name, KEY))
         else:
             self._frozen = FrozenTextEncoder(partial(T5Reader.load, params.t5_model_name, params.max_length))
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        if self.model is not None:
-            self.model.eval()
-        return self
-
-    def stand_in(self) -> None:
-        if self.model is None:
-            self._frozen = blank_encoder(self.max_length, self.width)
-
-    def parse(self, value: Any) -> str:
-        return parse_text(value)
-
-    def collate(self, rows: Sequence[str]) -> Texts:
-        return Texts(tuple(rows))
 
     def forward(self, prepared: Texts) -> Condition:
         features, mask = self._features(prepared)

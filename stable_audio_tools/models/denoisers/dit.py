@@ -20,7 +20,7 @@ from stable_audio_tools.nn.attention import mean_of_real
 from stable_audio_tools.nn.embeddings import FourierFeatures
 from stable_audio_tools.nn.feedforward import two_layers
 
-from .base import BaseDenoiserConfig, Denoiser
+from .base import BaseDenoiserConfig, BaseNetworkConfig, Denoiser
 
 TIMESTEP_FEATURES = 256
 
@@ -95,11 +95,11 @@ class DiTParams(TransformerParams):
             yield Problem(("causal_cross_attention",), "has no effect without causal and cond_token_dim", "remove it")
 
 
-class DiTConfig(BaseDenoiserConfig):
-    """A diffusion transformer."""
+class DiTNetworkConfig(BaseNetworkConfig):
+    """The sizes of a diffusion transformer, in whatever model it is."""
 
     type: Literal["dit"]
-    config: DiTParams = Field(default_factory=DiTParams)
+    config: DiTParams
 
     @property
     def io_channels(self) -> int:
@@ -108,6 +108,12 @@ class DiTConfig(BaseDenoiserConfig):
     @property
     def frame_multiple(self) -> tuple[str, int]:
         return "patch_size", self.config.patch_size
+
+
+class DiTConfig(DiTNetworkConfig, BaseDenoiserConfig):
+    """A diffusion transformer."""
+
+    config: DiTParams = Field(default_factory=DiTParams)
 
     def widths(self) -> Mapping[str, Width]:
         params = self.config

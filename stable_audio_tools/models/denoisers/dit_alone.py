@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from pydantic import Field, PositiveInt
 
 from stable_audio_tools.configs.errors import Problem
 
 from .base import BaseDecoderDenoiserConfig, BaseUnconditionalConfig, ObjectiveName, halved
-from .dit import DiffusionTransformer, DiTDenoiser, DiTParams
+from .dit import DiffusionTransformer, DiTDenoiser, DiTNetworkConfig, DiTParams
 
 OBJECTIVE = "the noise path; the peer trains v whatever this says, so its checkpoints need v"
 
@@ -41,21 +40,12 @@ def _condition_problems(params: DiTParams, model: str) -> Iterator[Problem]:
             yield Problem((key,), f"{key} is {width}, but {model} has no such conditions", "set it to 0, or remove it", width)
 
 
-class DiTUnconditionalConfig(BaseUnconditionalConfig):
+class DiTUnconditionalConfig(DiTNetworkConfig, BaseUnconditionalConfig):
     """A diffusion transformer alone."""
 
     io_channels_key = "in_channels"
 
-    type: Literal["dit"]
     config: UnconditionalDiTParams
-
-    @property
-    def io_channels(self) -> int:
-        return self.config.io_channels
-
-    @property
-    def frame_multiple(self) -> tuple[str, int]:
-        return "patch_size", self.config.patch_size
 
     @property
     def diffusion_objective(self) -> ObjectiveName:
@@ -65,19 +55,10 @@ class DiTUnconditionalConfig(BaseUnconditionalConfig):
         return halved(DiTDenoiser(DiffusionTransformer(self.config)))
 
 
-class DiTDecoderConfig(BaseDecoderDenoiserConfig):
+class DiTDecoderConfig(DiTNetworkConfig, BaseDecoderDenoiserConfig):
     """A diffusion transformer that sees the latents as channels."""
 
-    type: Literal["dit"]
     config: DecoderDiTParams = Field(default_factory=DecoderDiTParams)
-
-    @property
-    def io_channels(self) -> int:
-        return self.config.io_channels
-
-    @property
-    def frame_multiple(self) -> tuple[str, int]:
-        return "patch_size", self.config.patch_size
 
     @property
     def diffusion_objective(self) -> ObjectiveName:
