@@ -26,6 +26,7 @@ from stable_audio_tools.nn.transformer import rotary_channels
 from stable_audio_tools.nn.visibility import Visibility, Window
 
 from .base import BaseDecoderConfig, BaseEncoderConfig
+from .sizes import repeat_absent, uneven_lists
 
 PER_STAGE = {"heads": 12, "depths": 3, "ratios": 2}  # what a list holds for each stage where it is absent
 
@@ -47,19 +48,12 @@ class LocalAttentionParams(StrictModel):
 
     @model_validator(mode="after")
     def _absent_lists_fit(self) -> Self:
-        # Past `frozen` and not marked as set, so that a dump repeats what was written.
-        absent = {key: (value,) * len(self.embed_dims) for key, value in PER_STAGE.items() if key not in self.model_fields_set}
-        self.__dict__.update(absent)
+        repeat_absent(self, "embed_dims", PER_STAGE)
         return self
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
-        count = len(self.embed_dims)
-        problems = [
-            Problem((key,), f"{key} has {len(value)} entries for the {count} stages of embed_dims", f"give {count} entries", value)
-            for key, value in (("heads", self.heads), ("depths", self.depths), ("ratios", self.ratios))
-            if len(value) != count
-        ]
+        problems = [*uneven_lists(self, "embed_dims", *PER_STAGE)]
         for index, (width, heads) in enumerate(zip(self.embed_dims, self.heads, strict=False)):
             if width % heads:
                 message = f"embed_dims[{index}] is {width}, which {heads} heads do not divide"

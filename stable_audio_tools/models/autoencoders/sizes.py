@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import Problem
 
 if TYPE_CHECKING:
@@ -15,6 +16,23 @@ if TYPE_CHECKING:
 def size_problems(body: AutoencoderBody) -> list[Problem]:
     """Every pair of keys whose numbers contradict each other; paths start at `body`."""
     return [*_audio_side(body), *_latent_side(body), *_ratios(body)]
+
+
+def repeat_absent(params: StrictModel, counted: str, each: Mapping[str, int]) -> None:
+    """Give the lists that are absent an entry for each of those under the key `counted`; for validators.
+
+    They change past `frozen` and are not marked as set, so that a dump repeats what was written.
+    """
+    count = len(getattr(params, counted))
+    params.__dict__.update({key: (value,) * count for key, value in each.items() if key not in params.model_fields_set})
+
+
+def uneven_lists(params: StrictModel, counted: str, *keys: str) -> Iterator[Problem]:
+    """The lists that do not have an entry for each stage, of which there are as many as entries under the key `counted`."""
+    count = len(getattr(params, counted))
+    for key in keys:
+        if len(value := getattr(params, key)) != count:
+            yield Problem((key,), f"{key} has {len(value)} entries for the {count} stages of {counted}", f"give {count} entries", value)
 
 
 def _audio_side(body: AutoencoderBody) -> Iterator[Problem]:

@@ -21,6 +21,7 @@ from stable_audio_tools.nn.transformer import TransformerBlock
 from stable_audio_tools.nn.visibility import Visibility, Window
 
 from .base import BaseDecoderConfig, BaseEncoderConfig
+from .sizes import repeat_absent, uneven_lists
 
 DILATIONS = (1, 3, 9)
 HEAD_WIDTH = 128  # of a published model, as is the next
@@ -55,19 +56,13 @@ class TAAEParams(StrictModel):
 
     @model_validator(mode="after")
     def _absent_depths_fit(self) -> Self:
-        if "transformer_depths" not in self.model_fields_set:  # past `frozen`, and still not marked as set
-            self.__dict__["transformer_depths"] = (DEFAULT_DEPTH,) * len(self.c_mults)
+        repeat_absent(self, "c_mults", {"transformer_depths": DEFAULT_DEPTH})
         return self
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
         """Stages are counted by `c_mults`, and attention divides their widths into heads."""
-        count = len(self.c_mults)
-        problems = [
-            Problem((key,), f"{key} has {len(value)} entries for the {count} stages of c_mults", f"give {count} entries", value)
-            for key, value in (("strides", self.strides), ("transformer_depths", self.transformer_depths))
-            if len(value) != count
-        ]
+        problems = [*uneven_lists(self, "c_mults", "strides", "transformer_depths")]
         for index, (mult, depth) in enumerate(zip(self.c_mults, self.transformer_depths, strict=False)):
             width = self.channels * mult
             if depth and width > HEAD_WIDTH and width % HEAD_WIDTH:
