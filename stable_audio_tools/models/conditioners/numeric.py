@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import check_order
-from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
+from stable_audio_tools.configs.errors import value_text
 from stable_audio_tools.models.pretransforms.base import BasePretransformConfig
 from stable_audio_tools.nn.embeddings import NumberEmbedding
 
@@ -26,7 +26,8 @@ class IntParams(ConditionerParams):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        check_order(self, "min_val", "max_val")
+        if self.min_val != self.max_val:  # one number alone is a useless range, and a valid one
+            check_order(self, "min_val", "max_val")
         return self
 
 
@@ -103,13 +104,6 @@ class NumberConditioner(Conditioner):
 class ListParams(ConditionerParams):
     options: tuple[str | int, ...] = Field(min_length=1, description="the known values; any other is one shared 'unknown'")
 
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        for index, option in enumerate(self.options):
-            if option in self.options[:index]:
-                raise ConfigError([Problem(("options", index), f"{value_text(option)} is listed twice", "keep one", option)])
-        return self
-
 
 class ListConfig(BaseConditionerConfig):
     """A learned vector for each of some values."""
@@ -129,7 +123,10 @@ class ListConditioner(Conditioner):
 
     def __init__(self, dim: int, params: ListParams):
         super().__init__()
-        self.index = {option: row for row, option in enumerate(params.options, start=1)}
+        self.index: dict[str | int, int] = {}
+        for row, option in enumerate(params.options, start=1):
+            if self.index.setdefault(option, row) != row:
+                logger.warning("the option %s is listed twice: its second row stays unused", value_text(option))
         self.embedder = nn.Embedding(len(params.options) + 1, dim)
         self.reported = False
 
