@@ -92,8 +92,7 @@ def _model(document: Any, path: str, text: str) -> Facts:
 def _latents(config: Any) -> Facts:
     """The domain that the model works in: channels or codebooks, and samples per frame."""
     body = config.model
-    decoded_by_diffusion = config.model_type == "diffusion_autoencoder"
-    ratio = body.frame_ratio * body.pretransform_ratio if decoded_by_diffusion else body.downsampling_ratio
+    ratio = config.samples_per_frame
     tokens = body.pretransform if config.model_type == "lm" else None
     channels = tokens.num_quantizers if tokens else getattr(body, "latent_dim", None) or body.io_channels
     return {

@@ -68,8 +68,8 @@ def _bad_flag(name: str, expected: str, value: object) -> ConfigError:
 
 
 def _clip(config: Any) -> dict[str, Any]:
-    ratio = config.model.downsampling_ratio
-    return {"sample_size": config.sample_size, "sample_rate": config.sample_rate, "latent_frames": config.sample_size // ratio}
+    frames = config.sample_size // config.samples_per_frame
+    return {"sample_size": config.sample_size, "sample_rate": config.sample_rate, "latent_frames": frames}
 
 
 def _lines(plan: Plan, config: Any) -> list[str]:

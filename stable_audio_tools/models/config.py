@@ -46,6 +46,11 @@ class BaseModelConfig(StrictModel):
             raise ConfigError(problems)
         return self
 
+    @property
+    def samples_per_frame(self) -> int:
+        """Audio samples of one latent frame, or of one frame of tokens."""
+        return self.model.downsampling_ratio
+
     def build(self) -> nn.Module:
         """The model, with fresh weights."""
         return self.model.build(self.sample_rate)
@@ -183,6 +188,10 @@ class DiffusionUncondModel(BaseModelConfig):
 class DiffusionAutoencoderModel(BaseModelConfig):
     model_type: Literal["diffusion_autoencoder"]
     model: DiffusionAutoencoderBody
+
+    @property
+    def samples_per_frame(self) -> int:
+        return self.model.frame_ratio * self.model.pretransform_ratio
 
     def build(self) -> DiffusionAutoencoder:
         return self.model.build(self.sample_rate)

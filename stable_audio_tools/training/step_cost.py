@@ -160,7 +160,7 @@ def _example_batch(module: TrainingModule, config: BaseModelConfig, batch_size: 
         body: Any = config.model
         tokens = config.model_type == "lm"
         channels = body.pretransform.num_quantizers if tokens else body.io_channels
-        frames = config.sample_size // body.downsampling_ratio
+        frames = config.sample_size // config.samples_per_frame
         audio = torch.zeros(batch_size, channels, frames, dtype=torch.int64 if tokens else dtype)
     conditioning = getattr(config.model, "conditioning", None)
     metadata = conditioning.example(config.sample_rate, getattr(config.model, "pretransform", None)) if conditioning else {}
