@@ -186,13 +186,13 @@ class ResidualUnit(nn.Module):
     `checkpointing` recomputes the unit in the backward pass: about a quarter more work, a fraction of the memory.
     """
 
-    def __init__(self, channels: int, *, dilation: int, snake: bool, antialias: bool = False, checkpointing: bool = False):
+    def __init__(self, channels: int, *, dilation: int, snake: bool, checkpointing: bool = False):
         super().__init__()
         self.checkpointing = checkpointing
         self.layers = nn.Sequential(
-            activation(channels, snake=snake, antialias=antialias),
+            activation(channels, snake=snake),
             WNConv1d(channels, channels, 7, dilation=dilation, padding=3 * dilation),
-            activation(channels, snake=snake, antialias=antialias),
+            activation(channels, snake=snake),
             WNConv1d(channels, channels, 1),
         )
 

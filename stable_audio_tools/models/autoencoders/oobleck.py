@@ -47,13 +47,16 @@ class OobleckParams(StrictModel):
 class OobleckEncoderParams(OobleckParams):
     in_channels: PositiveInt = Field(default=2, description="audio channels, or the pretransform's")
     latent_dim: PositiveInt = Field(default=32, description="output channels; twice the model's latent_dim for a VAE")
-    antialias_activation: bool = Field(default=False, description="run the last activation at twice the rate; the blocks' stay")
+    antialias_activation: bool = Field(default=False, description="run the last activation at twice the rate; those of blocks stay")
 
 
 class OobleckDecoderParams(OobleckParams):
     out_channels: PositiveInt = Field(default=2, description="audio channels, or the pretransform's")
     latent_dim: PositiveInt = Field(default=32, description="input channels: the model's latent_dim")
-    antialias_activation: bool = Field(default=False, description="run every activation at twice the rate")
+    antialias_activation: bool = Field(
+        default=False,
+        description="run activations at twice the rate, but those of residual units",
+    )
     use_nearest_upsample: bool = Field(default=False, description="repeat and convolve instead of transposed convolutions")
     final_tanh: bool = Field(default=True, description="keep the output within -1..1")
 
@@ -113,7 +116,7 @@ class EncoderBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, params: OobleckEncoderParams):
         super().__init__()
         self.layers = nn.Sequential(
-            *_residual_units(in_channels, params, antialias=False),
+            *_residual_units(in_channels, params),
             activation(in_channels, snake=params.use_snake),
             downsampler(in_channels, out_channels, stride),
         )
@@ -128,13 +131,12 @@ class DecoderBlock(nn.Module):
         self.layers = nn.Sequential(
             activation(in_channels, snake=params.use_snake, antialias=params.antialias_activation),
             upsampler(in_channels, out_channels, stride, nearest=params.use_nearest_upsample),
-            *_residual_units(out_channels, params, antialias=params.antialias_activation),
+            *_residual_units(out_channels, params),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
 
-def _residual_units(channels: int, params: OobleckParams, *, antialias: bool) -> list[ResidualUnit]:
-    options = {"snake": params.use_snake, "antialias": antialias, "checkpointing": params.checkpointing}
-    return [ResidualUnit(channels, dilation=dilation, **options) for dilation in DILATIONS]
+def _residual_units(channels: int, params: OobleckParams) -> list[ResidualUnit]:
+    return [ResidualUnit(channels, dilation=d, snake=params.use_snake, checkpointing=params.checkpointing) for d in DILATIONS]
