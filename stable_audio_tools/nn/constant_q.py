@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .decimate import Decimate
-from .exact import FixedFilters, at_least_single, no_autocast
+from .exact import FixedBuffers, at_least_single, no_autocast
 
 FLAT = 0.85  # of half the rate: up to there `Decimate` leaves notes and what their windows see beside them as they are
 SMEAR = 8  # samples of the lowest rate kept beyond the ends of the signal, which halving smears
@@ -60,7 +60,7 @@ def _halvings(sample_rate: int, hop_length: int, highest: float) -> int:
     return count
 
 
-class _Octave(FixedFilters):
+class _Octave(FixedBuffers):
     """The notes of one octave, from the signal after `halvings` halvings."""
 
     kernels: Tensor

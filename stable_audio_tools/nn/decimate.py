@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .exact import FixedFilters, at_least_single, no_autocast
+from .exact import FixedBuffers, at_least_single, no_autocast
 
 ZERO_CROSSINGS, ROLLOFF = 24, 0.945  # of the filter on each side, and its cut-off: those of the julius resampler
 
 
-class Decimate(FixedFilters):
+class Decimate(FixedBuffers):
     """(B, C, T) to (B, C, T // factor), sample n at the time of sample n * factor; in at least float32, under autocast too.
 
     The filter is a sinc under a Hann window: flat to 0.86 of the new half rate, and silent from 1.03 of it.

@@ -6,11 +6,12 @@ Angles are computed in float32 whatever the model's precision: at position 1000 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from .exact import FixedBuffers
 
 ROTARY_BASE = 10000.0  # arXiv:2104.09864, section 3.3
 
@@ -71,7 +72,7 @@ class RotaryTable(NamedTuple):
     sin: Tensor
 
 
-class RotaryEmbedding(nn.Module):
+class RotaryEmbedding(FixedBuffers):
     """Makes the rotary table of a sequence; one table serves every layer of a forward. arXiv:2104.09864.
 
     Args:
@@ -92,14 +93,6 @@ class RotaryEmbedding(nn.Module):
         if positions.ndim == 2:
             angles = angles[:, None]
         return RotaryTable(angles.cos(), angles.sin())
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RotaryEmbedding:
-        """Moves follow the module, casts do not."""
-        exact = self.inv_freq
-        super()._apply(fn, recurse)
-        if self.inv_freq.dtype != exact.dtype:
-            self.inv_freq = exact.to(self.inv_freq.device)
-        return self
 
 
 def rotate(x: Tensor, table: RotaryTable) -> Tensor:

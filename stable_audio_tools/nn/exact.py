@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 
-class FixedFilters(nn.Module):
-    """A module whose buffers are filters: moves follow their owner, casts do not."""
+class FixedBuffers(nn.Module):
+    """A module whose buffers are constants, such as filters: moves follow their owner, casts do not."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
@@ -25,8 +25,8 @@ class FixedFilters(nn.Module):
 
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Inside, what is computed on the device of `x` keeps the precision of its inputs."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    # Asking torch whether the device has autocast breaks a compiled graph; the meta device, which computes nothing, has none.
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def at_least_single(x: Tensor) -> Tensor:

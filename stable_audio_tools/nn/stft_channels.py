@@ -5,13 +5,13 @@ B batch, C channels, T samples, F = num_fft // 2 + 1 frequencies, L frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from .exact import FixedBuffers
 
 
-class STFTChannels(nn.Module):
+class STFTChannels(FixedBuffers):
     """Transform with a Hann window, normalised by 1 / sqrt(num_fft), in float32 whatever the signal's precision.
 
     Args:
@@ -61,11 +61,3 @@ class STFTChannels(nn.Module):
             spectrum.flatten(0, 1), self.num_fft, self.hop_length, self.window_length, self.window, normalized=True, length=length
         )
         return wave.unflatten(0, first.shape[:2]).to(channels.dtype)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> STFTChannels:
-        """Moves follow the module, casts do not: the window is exact."""
-        exact = self.window
-        super()._apply(fn, recurse)
-        if self.window.dtype != exact.dtype:
-            self.window = exact.to(self.window.device)
-        return self

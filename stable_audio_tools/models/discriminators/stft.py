@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.nn.conv import WNConv2d
-from stable_audio_tools.nn.exact import FixedFilters, at_least_single
+from stable_audio_tools.nn.exact import FixedBuffers, at_least_single
 
 from .base import HINGE, RELATIVISTIC, BaseDiscriminatorConfig, HeadedDiscriminator, Verdict, in_precision_of
 
@@ -138,7 +138,7 @@ class ScaleDiscriminator(nn.Module):
         return self.conv_post(x), features
 
 
-class ComplexSpectrogram(FixedFilters):
+class ComplexSpectrogram(FixedBuffers):
     """(B, C, T) to complex (B, C, bins, frames): Hann windows that lie wholly inside the audio."""
 
     window: Tensor

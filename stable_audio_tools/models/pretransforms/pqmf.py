@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
-from stable_audio_tools.nn.exact import FixedFilters, in_full_precision
+from stable_audio_tools.nn.exact import FixedBuffers, in_full_precision
 
 from .base import Pretransform, WeightlessPretransformConfig
 
@@ -86,7 +86,7 @@ class PQMFPretransform(Pretransform):
         return in_full_precision(self.pqmf.synthesise, bands.flatten(0, 1)).unflatten(0, bands.shape[:2])
 
 
-class PQMF(FixedFilters):
+class PQMF(FixedBuffers):
     """Signals (N, T) <-> bands (N, M, T / M).
 
     prototype: (taps,) the lowpass. filter_bank: (M, L) the M filters, L a power of 2, which is all that is used.

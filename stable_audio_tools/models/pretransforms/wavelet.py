@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
-from stable_audio_tools.nn.exact import FixedFilters, in_full_precision
+from stable_audio_tools.nn.exact import FixedBuffers, in_full_precision
 
 from .base import Pretransform, WeightlessPretransformConfig
 
@@ -117,7 +117,7 @@ class WaveletPretransform(Pretransform):
             raise ValueError(f"{samples} samples are too few for {self.levels} levels of this wavelet: pad them to more than {shortest}")
 
 
-class WaveletSplit(FixedFilters):
+class WaveletSplit(FixedBuffers):
     """(B, C, T) -> (B, 2 C, T / 2): the low band of every channel, then every high band. kernel: (2 C, C, taps)."""
 
     kernel: Tensor
@@ -133,7 +133,7 @@ class WaveletSplit(FixedFilters):
         return F.conv1d(F.pad(x, (self.margin, self.margin), "reflect"), self.kernel.to(x.dtype), stride=2)
 
 
-class WaveletMerge(FixedFilters):
+class WaveletMerge(FixedBuffers):
     """(B, 2 C, T / 2) -> (B, C, T), the inverse of `WaveletSplit`. kernel: (2 C, C, taps)."""
 
     kernel: Tensor
