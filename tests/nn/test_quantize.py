@@ -259,3 +259,27 @@ def test_two_processes_hold_the_codebooks_of_one(tmp_path):
         assert torch.equal(load("plain0of2")[key], load("plain1of2")[key])
     # Clusters, dead entries and the number of stages are drawn, but alike in both.
     assert all(torch.equal(value, load("busy1of2")[key]) for key, value in load("busy0of2").items())
+
+
+def test_stages_left_out_have_a_gradient_of_zero_where_entries_are_learned():
+    stages = [VectorQuantizer(Codebook(4, 8, learnable=True, follows=False), entries_commit=True) for _ in range(3)]
+    quantizer, left_out = ResidualVQ(4, 4, stages, dropout=True), 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        quantizer.zero_grad()
+        _, tokens, loss = quantizer(torch.randn(2, 5, 4))
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in quantizer.parameters())
+        unused = (tokens < 0).all(2).all(0)
+        left_out += int(unused.sum())
+        assert all(stage._codebook.embed.grad.any() != unused[place] for place, stage in enumerate(stages))
+    assert left_out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantizers_compile_into_one_graph(dtype):
+    x = torch.randn(2, 8, 4, dtype=dtype)
+    for quantizer in (ResidualVQ(4, 4, [VectorQuantizer(Codebook(4, 8)) for _ in range(2)]), FSQ((3, 5), dim=4), DitheredFSQ((3,) * 4)):
+        quantizer = quantizer.to(dtype).eval()
+        compiled = torch.compile(quantizer, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(x)[0], quantizer(x)[0])

@@ -62,7 +62,8 @@ class SoftNormBottleneck(Bottleneck):
             latents = latents + torch.randn_like(latents) * NOISE * latents.var(-1, keepdim=True, correction=0).sqrt()
         gain = self.noise_scaling_factor
         noise = torch.randn(len(latents), gain.shape[1], latents.shape[-1], device=latents.device, dtype=latents.dtype)
-        return torch.cat([latents, gain * noise], dim=1) if gain.shape[1] else latents
+        # Without noise channels too: distributed training waits for a gradient of every parameter, and this one is file format.
+        return torch.cat([latents, gain * noise], dim=1)
 
 
 def softnorm_loss(latents: Tensor) -> Tensor:

@@ -78,3 +78,14 @@ def test_softnorm_loss_of_silence_and_of_single_frames_is_finite(shape):
     x = torch.zeros(shape, requires_grad=True)
     softnorm_loss(x).backward()
     assert softnorm_loss(x).isfinite() and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("noise", [0, 3])
+def test_softnorm_has_a_gradient_for_every_parameter(noise):
+    bottleneck = (
+        TypeAdapter(BottleneckConfig).validate_python({"type": "softnorm", "config": {"dim": 4, "noise_augment_dim": noise}}).build()
+    )
+    out = bottleneck.decode(bottleneck.encode(torch.randn(2, 4, 8)))
+    assert out.shape == (2, 4 + noise, 8)
+    out.sum().backward()
+    assert all(parameter.grad is not None for parameter in bottleneck.parameters())
