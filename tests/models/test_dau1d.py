@@ -205,3 +205,14 @@ def test_bad_settings_are_refused_with_place_and_fix(options, said):
     with pytest.raises(ConfigError) as error:
         validate(UnconditionalConfig, {"type": "DAU1d", "config": {**SMALL, **options}}, "test")
     assert [part for part in said if part not in str(error.value)] == []
+
+
+def test_outside_of_training_no_random_number_is_drawn_for_latents_without_noise():
+    torch.manual_seed(0)
+    params = DAU1dParams(io_channels=1, depth=2, channels=(8, 8), strides=(2,), n_attn_layers=0, cond_dim=2, cond_noise_aug=True)
+    model = DAU1d(params).eval()
+    state = torch.get_rng_state()
+    inputs = torch.ones(1, 1, 16), torch.full((1,), 0.5), torch.ones(1, 2, 16)
+    assert torch.equal(model(*inputs), model(*inputs))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(model(*inputs, cond_aug_scale=0.5), model(*inputs))

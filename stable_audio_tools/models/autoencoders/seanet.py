@@ -75,7 +75,7 @@ class SEANetParams(StrictModel):
     def _problems(self) -> Iterator[Problem]:
         yield from activation_problems("activation", self.activation, self.activation_params)
         allowed = NORM_SETTINGS.get(self.norm, ())
-        for key in self.norm_params.keys() - set(allowed):
+        for key in sorted(self.norm_params.keys() - set(allowed)):
             fix = f"it has {', '.join(allowed)}" if allowed else "remove it; layer_norm and time_group_norm have settings"
             yield Problem(("norm_params", key), f"norm {self.norm!r} has no setting {key!r}", fix, self.norm_params[key], on_key=True)
         if self.causal and self.norm == "time_group_norm":
@@ -288,7 +288,7 @@ def activation_problems(key: str, name: str, settings: Mapping[str, bool | float
         yield Problem((*path, setting), f"{name} has no setting {setting!r}", fix, settings[setting], on_key=True)
     if not unknown:
         try:
-            make_activation(name, settings)(torch.zeros(1))
+            make_activation(name, settings).eval()(torch.zeros(1))  # in training RReLU would draw a random number
         except (TypeError, ValueError, RuntimeError) as error:
             message = f"{name} does not work with {value_text(dict(settings))}: {str(error).splitlines()[0]}"
             yield Problem(path, message, f"give it the arguments of torch.nn.{name}", dict(settings))

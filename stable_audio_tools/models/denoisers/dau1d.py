@@ -209,7 +209,8 @@ class DAU1d(nn.Module):
         if not self.params.cond_noise_aug:
             return self.net(torch.cat((x, self._level_channels(t, x), cond), dim=1))
         level = self._augmentation_level(cond, cond_aug_scale)
-        cond = cond + torch.randn_like(cond) * level[:, None, None].to(cond.dtype)
+        if self.training or cond_aug_scale:  # else the level is 0, and nothing is drawn
+            cond = cond + torch.randn_like(cond) * level[:, None, None].to(cond.dtype)
         return self.net(torch.cat((x, self._level_channels(t, x), self._level_channels(level, x), cond), dim=1))
 
     def _level_channels(self, level: Tensor, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.configs.parse import validate
-from stable_audio_tools.models.autoencoders.seanet import SEANetDecoderConfig, SEANetEncoderConfig
+from stable_audio_tools.models.autoencoders.seanet import SEANetDecoderConfig, SEANetEncoderConfig, SEANetEncoderParams
 
 SMALL = {"n_filters": 4, "dimension": 3, "ratios": [2, 3], "lstm": 1}
 OPTIONS = {
@@ -159,3 +159,9 @@ def test_what_does_not_fit_is_told_with_its_place_and_fix(make, settings, path, 
         validate(kind, config, "model.json", json.dumps(config))
     told = [(problem["path"], problem["message"] + problem["fix"]) for problem in caught.value.to_dict()["problems"]]
     assert any(path == place and text in words for place, words in told), told
+
+
+def test_a_config_draws_no_random_number():
+    state = torch.get_rng_state()
+    SEANetEncoderParams(activation="RReLU", activation_params={"lower": 0.1})
+    assert torch.equal(torch.get_rng_state(), state)
