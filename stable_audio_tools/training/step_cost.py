@@ -1,7 +1,7 @@
 """What one training step costs, found by running it on fake tensors: they have shapes and no memory, so any size runs on a laptop.
 
-The step is the real one, of the host and strategy that train. Counted is what torch computes and allocates as tensors; scratch
-space inside kernels and what the allocator leaves unused are not.
+The step is the real one, of the host and strategy that train. Counted is what torch computes and allocates as tensors, and the
+second copy of its result that a convolution makes; other scratch space of kernels and what the allocator leaves unused are not.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from stable_audio_tools.training.strategies.arc import NoiseLevels
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 WHOLE = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
 PRECISIONS = ("32-true", *AUTOCAST, *WHOLE)
+BLOCK = 16  # channels that CPU kernels of convolutions treat as one
+CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 PAST_WARM_UP = 2**30  # a train step that no warm-up lasts to
 
 Shape = Sequence[int]
@@ -67,7 +69,7 @@ def measure_turns(module: TrainingModule, config: BaseModelConfig, batch_size: i
         _fake_timesteps(module)
         _start_codebooks(module)
         module.train()
-        batch = _example_batch(module, config, batch_size, WHOLE.get(precision, torch.float32))
+        batch = example_batch(module, config, batch_size, WHOLE.get(precision, torch.float32))
         players = module.strategy.players(module.model)
         found: dict[str, Turn] = {}
         for step in range(PAST_WARM_UP, PAST_WARM_UP + len(players)):
@@ -153,7 +155,7 @@ def _start_codebooks(module: nn.Module) -> None:
             part.checked = True
 
 
-def _example_batch(module: TrainingModule, config: BaseModelConfig, batch_size: int, dtype: torch.dtype) -> Any:
+def example_batch(module: TrainingModule, config: BaseModelConfig, batch_size: int, dtype: torch.dtype) -> Any:
     """What a data loader would give: clips as long as the config says, with metadata that every conditioner accepts."""
     audio = torch.zeros(batch_size, config.audio_channels, config.sample_size, dtype=dtype)
     if getattr(module, "pre_encoded", False):
@@ -179,10 +181,13 @@ class LiveMemory(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        given = {_memory_of(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
         out = func(*args, **(kwargs or {}))
         for value in tree_leaves(out):
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and _memory_of(value) not in given:  # a view of what was there already is nothing new
                 self._add(value)
+        if func in CONVOLUTIONS:
+            self._hold(sum(_blocked(value) for value in tree_leaves(out) if isinstance(value, Tensor)))
         return out
 
     @contextmanager
@@ -196,15 +201,18 @@ class LiveMemory(TorchDispatchMode):
                 hook.remove()
 
     def _add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
+        storage, key = tensor.untyped_storage(), _memory_of(tensor)
         if key in self._sizes:
             return
         self._sizes[key] = storage.nbytes()
         weakref.finalize(storage, self._drop, key)
         self.live += self._sizes[key]
-        self.peak = max(self.peak, self.live - self.gradients)
-        self.peak_with_gradients = max(self.peak_with_gradients, self.live)
+        self._hold(0)
+
+    def _hold(self, scratch: int) -> None:
+        """Note how much is alive while a kernel has so much beside it."""
+        self.peak = max(self.peak, self.live - self.gradients + scratch)
+        self.peak_with_gradients = max(self.peak_with_gradients, self.live + scratch)
 
     def _drop(self, key: int) -> None:
         self.live -= self._sizes.pop(key)
@@ -212,6 +220,16 @@ class LiveMemory(TorchDispatchMode):
     def _tell(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
         self.gradients += parameter.grad.untyped_storage().nbytes()
+
+
+def _blocked(tensor: Tensor) -> int:
+    """Bytes of a convolution's result in the layout that its kernel writes before it is brought to torch's."""
+    channels = tensor.shape[1] if tensor.ndim > 1 else 1
+    return tensor.nbytes // channels * (-(-channels // BLOCK) * BLOCK)
+
+
+def _memory_of(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 def _flop_counter() -> FlopCounterMode:

@@ -1,6 +1,7 @@
 """`plan`: what it says of memory and operations is what a real step takes."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.training.config import parse_run_config
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
 from stable_audio_tools.training.plan import largest_batch, make_plan
+from stable_audio_tools.training.step_cost import PAST_WARM_UP, example_batch
+
+NANO = sorted((Path(__file__).parents[2] / "model_configs").rglob("*_nano.json"))
 
 
 def without_discriminator():
@@ -47,40 +51,58 @@ def planned(make, **options):
     return make_plan(parse_run_config(make()), **options)
 
 
-def real_step(make, batch_size):
-    """Run the first turn twice on the CPU; bytes of the most that was alive in the second, and its operations."""
-    config = parse_run_config(make())
+def real_peak(config, batch_size):
+    """Most bytes that the CPU's allocator has handed out at once in a real train step, once warm-up is over, of all players."""
     module = create_training_wrapper_from_config(config, config.build()).train()
-    audio = torch.zeros(batch_size, config.audio_channels, config.sample_size)
+    batch = example_batch(module, config, batch_size, torch.float32)
+    players = module.strategy.players(module.model)
+    return max(allocated(lambda step=step: run_step(module, batch, step)) for step in range(PAST_WARM_UP, PAST_WARM_UP + len(players)))
 
-    def step():
-        for update in module.strategy.updates(module.model, module.prepare((audio, [{"prompt": "a sound"}] * batch_size)), 0):
-            update.output.loss.backward()
 
-    with FlopCounterMode(display=False) as flops:
-        step()
-    module.zero_grad(set_to_none=True)
+def run_step(module, batch, step):
+    for update in module.strategy.updates(module.model, module.prepare(batch), step):
+        update.output.loss.backward()
+        del update
+        module.zero_grad(set_to_none=True)
+
+
+def allocated(function):
+    """In the second call, when what is made once has been made."""
+    function()
     with profile(profile_memory=True, acc_events=True) as profiler:
-        step()
+        function()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     live = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         live += event.nbytes()
         most = max(most, live)
-    return most, flops.get_total_flops()
+    return most
 
 
-@pytest.mark.parametrize("batch_size", [8, pytest.param(16, marks=pytest.mark.slow)])
+def assert_memory_is_real(document, batch_size):
+    config = parse_run_config(document)
+    planned_peak = max(turn.peak for turn in make_plan(config, batch_size=batch_size).turns)
+    assert planned_peak == pytest.approx(real_peak(config, batch_size), rel=0.15)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_memory_is_what_the_allocator_hands_out(name, batch_size):
-    """On batches that outweigh the gradients, of which the count may hold the largest one twice."""
-    turn = planned(CONFIGS[name], batch_size=batch_size).turns[0]
-    assert turn.peak == pytest.approx(real_step(CONFIGS[name], batch_size)[0], rel=0.15)
+def test_memory_is_what_the_allocator_hands_out(name):
+    assert_memory_is_real(CONFIGS[name](), batch_size=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NANO, ids=lambda path: path.stem)
+def test_memory_of_every_kind_of_training(path):
+    assert_memory_is_real(json.loads(path.read_text()), batch_size=8)
 
 
 def test_operations_are_those_of_a_real_step():
     """Of one without attention, whose fused CPU kernel torch's own counter does not know."""
-    assert planned(autoencoder, batch_size=2).turns[0].flops == real_step(autoencoder, 2)[1]
+    config = parse_run_config(autoencoder())
+    module = create_training_wrapper_from_config(config, config.build()).train()
+    with FlopCounterMode(display=False) as flops:
+        run_step(module, example_batch(module, config, 2, torch.float32), PAST_WARM_UP)
+    assert planned(autoencoder, batch_size=2).turns[0].flops == flops.get_total_flops()
 
 
 def test_attention_counts():
