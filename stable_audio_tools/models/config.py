@@ -18,9 +18,11 @@ from stable_audio_tools.diffusion.objectives import parse_objective
 from .autoencoders.autoencoder import AudioAutoencoder, AutoencoderBody
 from .conditioners import INPAINT_IDS
 from .denoisers import UnconditionalConfig
+from .denoisers.base import BaseNetworkConfig
 from .diffusion_autoencoder import DiffusionAutoencoder, DiffusionAutoencoderBody
 from .latent_diffusion import ConditionedDiffusion, ConditionedDiffusionBody
 from .lm import AudioLanguageModel, AudioLMBody
+from .pretransforms.base import BasePretransformConfig
 from .unconditional_diffusion import UnconditionalDiffusion
 
 MAX_AUDIO_CHANNELS = 2
@@ -28,6 +30,19 @@ MAX_AUDIO_CHANNELS = 2
 
 def _frames_and_ratio(key: str, frames: int, ratio: int) -> str:
     return f"{key} {frames}" if ratio == 1 else f"the pretransform's downsampling ratio {ratio} x {key} {frames}"
+
+
+def _denoised_multiple(network: BaseNetworkConfig, pretransform: BasePretransformConfig | None) -> tuple[int, str]:
+    """What sample_size is a multiple of where `network` denoises what `pretransform` makes, and the keys that make it so.
+
+    A network that takes any number of frames leaves that to the pretransform: released configs say 20 s, whatever frames that holds.
+    """
+    key, frames = network.frame_multiple
+    if pretransform is None:
+        return frames, _frames_and_ratio(key, frames, 1)
+    if frames == 1:
+        return pretransform.length_multiple, "what model.pretransform takes"
+    return pretransform.downsampling_ratio * frames, _frames_and_ratio(key, frames, pretransform.downsampling_ratio)
 
 
 class BaseModelConfig(StrictModel):
@@ -113,9 +128,10 @@ class BaseDiffusionCondModel(BaseModelConfig):
         return self.model.build(self.sample_rate)
 
     def _sample_multiple(self) -> tuple[int, str]:
-        key, frames = self.model.diffusion.frame_multiple
-        ratio = self.model.downsampling_ratio
-        return ratio * frames, _frames_and_ratio(key, frames, ratio)
+        return _denoised_multiple(self.model.diffusion, self.model.pretransform)
+
+    def _least_samples(self) -> int:
+        return self.model.downsampling_ratio * self.model.diffusion.min_frames
 
     def _audio_channels(self) -> dict[str, int]:
         return {} if self.model.pretransform is None else {"the pretransform's io_channels": self.model.pretransform.io_channels}
@@ -159,7 +175,7 @@ class DiffusionUncondModel(BaseModelConfig):
             io_channels=network.io_channels,
             sample_rate=self.sample_rate,
             sample_size=self.sample_size,
-            min_input_length=self._sample_multiple()[0],
+            min_input_length=network.downsampling_ratio * network.frame_multiple[1],
         )
 
     def _problems(self) -> Iterator[Problem]:
@@ -171,9 +187,7 @@ class DiffusionUncondModel(BaseModelConfig):
             yield Problem(("model", "config", key), message, f"set it to {encoded}", network.io_channels)
 
     def _sample_multiple(self) -> tuple[int, str]:
-        key, frames = self.model.frame_multiple
-        ratio = self.model.downsampling_ratio
-        return ratio * frames, _frames_and_ratio(key, frames, ratio)
+        return _denoised_multiple(self.model, self.model.pretransform)
 
     def _least_samples(self) -> int:
         return self.model.downsampling_ratio * self.model.min_frames

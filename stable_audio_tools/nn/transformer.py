@@ -127,7 +127,7 @@ class TransformerBlock(nn.Module):
             context_mask: rule, or bool that expands to (B, H, N, M).
             global_cond: (B, 6 D) or (B, N, 6 D), exactly when the block was made with `global_cond`.
             mask: (B, N), which tokens are real: those that convolutions and means over tokens may see.
-            attention_mask: rule, or bool that expands to (B, H, N, N), as `self_attention_mask` makes.
+            attention_mask: rule, or bool that expands to (B, H, N, N).
             rotary: table of the N positions.
             cache: of the tokens before x.
         """
@@ -419,16 +419,3 @@ class ContinuousTransformer(nn.Module):
 def rotary_channels(dim_heads: int) -> int:
     """Channels of a head that rotate, for `RotaryEmbedding`: half, at least 32; of a narrower head, all that make pairs."""
     return max(dim_heads // 2, 32) if dim_heads >= 32 else dim_heads // 2 * 2
-
-
-def self_attention_mask(
-    length: int, *, mask: Tensor | None = None, window: Window | None = None, device: torch.device | None = None
-) -> Visibility | None:
-    """Which tokens each of `length` tokens may attend to; None: all of them.
-
-    Args:
-        mask: (B, N), which tokens are real.
-        window: tokens seen to the left and to the right; -1: all on that side.
-    """
-    rule = Visibility(length, length, real=mask, window=window, device=device)
-    return rule if rule.bounded or rule.masked else None

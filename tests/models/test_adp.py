@@ -73,6 +73,7 @@ def guided_model(request):
 
 
 GLOBAL = {"global_cond_ids": ["a", "b"]}
+SPECTRAL = conditional("adp_1d", ids=GLOBAL, context_features=16, use_stft=True, stft_num_fft=64, stft_hop_length=16)
 CONFIGS = {
     "cfg": conditional(use_xattn_time=True),
     "cond": conditional("adp_1d", ids=GLOBAL, context_features=16, use_nearest_upsample=True, patch_size=2),
@@ -389,6 +390,7 @@ def test_sizes_that_do_not_fit(keys, path, message):
         (conditional("adp_1d", ids={"input_concat_ids": ["a"]}, context_channels=[4]), "is 4, .* a 8\n  = make its numbers 8 together"),
         (conditional(ids={"cross_attention_cond_ids": ["a"], "prepend_cond_ids": ["b"]}), "adp_cfg_1d takes no conditions this way"),
         (conditional() | {"sample_size": 25}, "no multiple of 6 .*patch_size x factors"),
+        (SPECTRAL | {"sample_size": 20}, "sample_size 20 is shorter than the model can take, 33"),
     ],
 )
 def test_conditions_and_lengths_that_do_not_fit(config, message):

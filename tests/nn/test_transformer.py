@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from stable_audio_tools.nn.embeddings import RotaryEmbedding
-from stable_audio_tools.nn.transformer import ContinuousTransformer, TransformerBlock, rotary_channels, self_attention_mask
+from stable_audio_tools.nn.transformer import ContinuousTransformer, TransformerBlock, rotary_channels
+from stable_audio_tools.nn.visibility import Visibility
 
 
 def transformer(depth=2, **options):
@@ -73,8 +74,8 @@ def test_a_window_bounds_what_a_layer_sees():
 
 
 def test_an_open_window_is_no_mask():
-    assert self_attention_mask(5, window=(-1, -1)) is None
-    assert self_attention_mask(5, window=(-1, 0)).dense().tolist() == torch.ones(5, 5, dtype=torch.bool).tril().tolist()
+    assert Visibility(5, 5, window=(-1, -1)).dense() is None
+    assert torch.equal(Visibility(5, 5, window=(-1, 0)).dense(), torch.ones(5, 5, dtype=torch.bool).tril())
 
 
 def test_what_stands_in_front_is_seen_and_taken_off():
