@@ -1,4 +1,7 @@
-"""Train generative audio models from JSON configs. Public names are imported on first use, so that the command line starts fast."""
+"""Train generative audio models from JSON configs. Public names are imported on first use, so that the command line starts fast.
+
+What comments call upstream is Stability AI's stable-audio-tools 0.0.x, whose configs, weights and numbers are kept.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from stable_audio_tools.configs.errors import ConfigError
 from .objectives import Objective
 from .timesteps import DistributionShift
 
-LOGSNR_START, LOGSNR_END = -6.0, 2.0  # the peer's
+LOGSNR_START, LOGSNR_END = -6.0, 2.0  # upstream's
 
 
 def schedule(objective: Objective, steps: int, *, length: int, shift: DistributionShift | None = None, sigma_max: float = 1.0) -> Tensor:

@@ -129,7 +129,7 @@ class LogitNormal(StatelessSampler):
 
 
 class TruncatedLogitNormal(StatelessSampler):
-    """1 - r, where r is a standard logit-normal cut to [0.075, 1] and stretched to [0, 1]; the numbers are the peer's."""
+    """1 - r, where r is a standard logit-normal cut to [0.075, 1] and stretched to [0, 1]; the numbers are upstream's."""
 
     timestep_sampler: Literal["trunc_logit_normal"] = "trunc_logit_normal"
 
@@ -268,7 +268,7 @@ class DistributionShift(StrictModel, ABC):
 
 
 class LengthShift(DistributionShift):
-    """The peer's: a shift by exp(s), where s goes linearly from base_shift to max_shift with the clamped length.
+    """Upstream's: a shift by exp(s), where s goes linearly from base_shift to max_shift with the clamped length.
 
     The form is that of Flux, after Esser et al. 2024, arXiv:2403.03206, section 5.3.2.
     """

@@ -73,7 +73,7 @@ def generate_diffusion_cond(
         conditioning_tensors: instead of `conditioning`, what `model.conditioner` made of it.
         negative_conditioning, negative_conditioning_tensors: what to guide away from; default nothing.
         batch_size: number of items; default as many as conditions.
-        sample_size: audio samples of each item. The default is the peer's, 47.6 s at 44.1 kHz.
+        sample_size: audio samples of each item. The default is upstream's, 47.6 s at 44.1 kHz.
         sample_rate: Hz, if given it must be the model's.
         seed: of the noise, -1 for a fresh one, which is logged. A sequence gives each item its own seed, as if it were made alone.
         device: if given it must be where the model is.

@@ -1,7 +1,7 @@
 """Weights from any file into a model, and a model into a file.
 
 Whatever the file, `load_weights` gives the state_dict of a model under the keys of this package: from exports, plain state_dicts,
-and training checkpoints of ours and of the peer, where averaged (EMA) or online weights can be asked for. `load_into` puts them
+and training checkpoints of ours and of upstream, where averaged (EMA) or online weights can be asked for. `load_into` puts them
 into a model or a part of one and says what did not fit; by default nothing may be left over.
 """
 

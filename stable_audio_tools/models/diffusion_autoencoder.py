@@ -32,7 +32,7 @@ from .denoisers import DecoderDenoiserConfig, Denoiser
 from .denoisers.base import halved
 from .pretransforms import Pretransform, PretransformConfig, latent_problems
 
-DECODING_STEPS = 100  # the peer's
+DECODING_STEPS = 100  # upstream's
 
 
 class DiffusionAutoencoderBody(StrictModel):
@@ -152,7 +152,7 @@ class DiffusionAutoencoderBody(StrictModel):
 
     def _other_problems(self) -> Iterator[Problem]:
         ratio, before = self.frame_ratio, self.pretransform_ratio
-        # With a pretransform the peer counts frames of it, other models count audio samples; either is clear beside an encoder.
+        # With a pretransform upstream counts frames of it, other models count audio samples; either is clear beside an encoder.
         if self.downsampling_ratio not in (ratio, ratio * before) and self.encoder is not None:
             path = ("encoder", "config", self.encoder.ratio_key)
             message = f"the product of {'.'.join(path)} is {ratio}, but downsampling_ratio is {self.downsampling_ratio}"

@@ -74,7 +74,7 @@ class AudioLMBody(StrictModel):
         self._rules().report_idle()
         if self.lm.cross_attention_cond_ids and "causal_cross_attention" not in self.lm.config.model_fields_set:
             logger.warning(
-                "step i attends to condition tokens 0 to i alone, as in the peer's models: the first steps hear little of a prompt; "
+                "step i attends to condition tokens 0 to i alone, as in published models: the first steps hear little of a prompt; "
                 'for a new model, set "causal_cross_attention": false in lm.config'
             )
         pretransform = sizes.build(sample_rate)

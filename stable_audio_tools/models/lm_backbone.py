@@ -33,7 +33,7 @@ class LMParams(TransformerParams):
     )
     causal_cross_attention: bool = Field(
         default=True,
-        description="step i attends to condition tokens 0 to i alone, as the peer's models were made; false: to all, which a prompt wants",
+        description="step i attends to condition tokens 0 to i alone, as published models were made; false: to all, which a prompt wants",
     )
     mask_condition_padding: bool = Field(default=True, description="never attend to padding tokens of a prompt")
     global_cond_dim: PositiveInt | None = Field(

@@ -1,4 +1,4 @@
-"""Names that scripts for the peer import: loading weights, and folding weight normalisation."""
+"""Names that scripts for stable-audio-tools 0.0.x import: loading weights, and folding weight normalisation."""
 
 from __future__ import annotations
 

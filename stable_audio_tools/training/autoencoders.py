@@ -21,7 +21,7 @@ __all__ = ["AutoencoderDemoCallback", "AutoencoderTrainingWrapper"]
 
 
 class AutoencoderTrainingWrapper(TrainingModule):
-    """Trains `autoencoder` with `AdversarialReconstruction`; the EMA is `autoencoder_ema`, the peer's key."""
+    """Trains `autoencoder` with `AdversarialReconstruction`; the EMA is `autoencoder_ema`, upstream's key."""
 
     strategy: AdversarialReconstruction
 

@@ -48,7 +48,7 @@ def _refuse(value: Any) -> Any:
 
 
 NotAvailable = Annotated[Any, BeforeValidator(_refuse)]
-"""A key of the peer that this version does not act on; switching it on is an error, since a setting must have an effect."""
+"""A key of upstream that this version does not act on; switching it on is an error, since a setting must have an effect."""
 
 
 class DemoConfig(StrictModel):

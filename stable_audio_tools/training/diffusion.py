@@ -46,7 +46,7 @@ __all__ = [
 class DiffusionTrainingWrapper(DenoisingModule):
     """Trains `diffusion`: denoiser and trainable conditioners; a pretransform moves only if it has `enable_grad`.
 
-    The EMA covers the denoiser (`diffusion_ema`, the peer's key) and, where conditioners learn, the conditioner too
+    The EMA covers the denoiser (`diffusion_ema`, upstream's key) and, where conditioners learn, the conditioner too
     (`conditioner_ema`): averaged weights with a text encoder that ran ahead of them would fit each other badly.
     """
 

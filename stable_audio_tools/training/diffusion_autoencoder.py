@@ -19,7 +19,7 @@ from stable_audio_tools.training.strategies.base import LatentBatch
 
 
 class DiffusionAutoencoderTrainingWrapper(DenoisingModule):
-    """Trains all of `diffae`; the EMA is `diffae_ema`, the peer's key, and covers all of it too."""
+    """Trains all of `diffae`; the EMA is `diffae_ema`, upstream's key, and covers all of it too."""
 
     def __init__(self, config: DiffusionAutoencoderRun, model: DiffusionAutoencoder, model_config: dict[str, Any]):
         training = config.training

@@ -21,7 +21,7 @@ __all__ = ["AudioLanguageModelDemoCallback", "AudioLanguageModelTrainingWrapper"
 
 
 class AudioLanguageModelTrainingWrapper(TrainingModule):
-    """Trains `model`, whose pretransform makes the tokens and is frozen; the EMA is `model_ema`, the peer's key."""
+    """Trains `model`, whose pretransform makes the tokens and is frozen; the EMA is `model_ema`, upstream's key."""
 
     def __init__(self, config: LanguageModelRun, model: AudioLanguageModel, model_config: dict[str, Any]):
         training = config.training
@@ -88,6 +88,6 @@ def perplexities(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _average_of(model: AudioLanguageModel) -> EMA:
-    """An EMA with the constants of the peer's language models; the frozen pretransform is not stored twice."""
+    """An EMA with the constants of upstream's language models; the frozen pretransform is not stored twice."""
     averaged = copy.deepcopy(model, {id(model.pretransform): model.pretransform})
     return EMA(model, averaged, beta=0.99, update_every=10, include_online_model=False, use_foreach=True)

@@ -65,7 +65,7 @@ def draw_latents(x: Tensor, *, sample: bool) -> tuple[Tensor, Tensor]:
 def kl_divergence(mean: Tensor, deviation: Tensor) -> Tensor:
     """Twice the divergence of N(mean, deviation^2) from N(0, 1), summed over channels, averaged over batch and time.
 
-    The half is left out as in the peer's models, whose loss weights assume so.
+    The half is left out as in published models, whose loss weights assume so.
     """
     mean, variance = mean.float(), deviation.float().square()  # the logarithm of a half-precision variance loses the gradient
     return (mean.square() + variance - variance.log() - 1).sum(1).mean()

@@ -166,7 +166,7 @@ class BaseDecoderDenoiserConfig(BaseNetworkConfig):
 
 @torch.no_grad()
 def halved(module: Module) -> Module:
-    """`module` with every parameter halved, the initialisation of the peer's U-Nets and unconditional models."""
+    """`module` with every parameter halved, the initialisation of the published U-Nets and unconditional models."""
     for parameter in module.parameters():
         parameter.mul_(0.5)
     return module

@@ -11,7 +11,7 @@ from stable_audio_tools.configs.errors import Problem
 from .base import BaseDecoderDenoiserConfig, BaseUnconditionalConfig, ObjectiveName, halved
 from .dit import DiffusionTransformer, DiTDenoiser, DiTNetworkConfig, DiTParams
 
-OBJECTIVE = "the noise path; the peer trains v whatever this says, so its checkpoints need v"
+OBJECTIVE = "the noise path; stable-audio-tools 0.0.x trains v whatever this says, so its checkpoints need v"
 
 
 class UnconditionalDiTParams(DiTParams):

@@ -176,7 +176,7 @@ class ConvNeXtHead(nn.Module):
 
 class _HeadFamily(Family):
     def _default_tag(self) -> str:
-        return "convnext"  # the peer's
+        return "convnext"  # upstream's
 
 
 ARC_HEADS = _HeadFamily("discriminator head", ConvHeadConfig, ConvNeXtHeadConfig)

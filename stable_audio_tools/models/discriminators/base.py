@@ -155,7 +155,7 @@ def _below_one(real: Tensor, fake: Tensor) -> Tensor:
 HINGE = Game(_hinge, _negative)  # arXiv:1705.02894
 RELATIVISTIC = Game(_fake_above_real, _real_above_fake)  # a recording against its own reconstruction, arXiv:1807.00734
 LEAST_SQUARES = Game(_squares, _square_to_one)  # arXiv:1611.04076
-UNIT_HINGE = Game(_unit_hinge, _below_one)  # scores between 0 and 1, the peer's alternative to least squares
+UNIT_HINGE = Game(_unit_hinge, _below_one)  # scores between 0 and 1, upstream's alternative to least squares
 
 
 def in_precision_of(layer: nn.Module, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """BigVGAN's discriminator: the waveform at several periods (arXiv:2206.04658), and constant-Q spectra by octave (arXiv:2311.14957).
 
-Module names and the indices in the lists are file format: `mpd` as in the peer, below `cqt` as BigVGAN's authors name them. B batch,
+Module names and the indices in the lists are file format: `mpd` as in upstream, below `cqt` as BigVGAN's authors name them. B batch,
 C audio channels, T samples; inside, images of frames x bins.
 """
 

@@ -164,7 +164,7 @@ class DiffusionCondInpaintDemoCallback(DiffusionCondDemoCallback):
         masks: how training draws them.
     """
 
-    clips_from_data = 8  # the peer's
+    clips_from_data = 8  # upstream's
 
     def __init__(self, config: DiffusionCondDemoConfig, masks: InpaintMasks, **kwargs: Any):
         super().__init__(config, **kwargs)

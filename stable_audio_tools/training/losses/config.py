@@ -20,7 +20,7 @@ from stable_audio_tools.training.losses.terms import LossTerm, bottleneck_terms
 DECAY = "factor on the weights with every train step"
 DEAD = "accepted, no effect"
 
-# What the peer trains with when a config has no `loss_configs`.
+# What upstream trains with when a config has no `loss_configs`.
 SCALES = (2048, 1024, 512, 256, 128, 64, 32)
 HOPS = tuple(scale // 4 for scale in SCALES)
 DEFAULT: dict[str, Any] = {
@@ -84,7 +84,7 @@ class MelLossConfig(StrictModel):
 
 
 class BottleneckWeights(StrictModel):
-    """A term that the model's bottleneck lacks must have no weight here; `kl` and `mmd` may, since configs of the peer carry them along."""
+    """A term that the model's bottleneck lacks must have no weight here; `kl` and `mmd` may, since configs of upstream carry them along."""
 
     kl: float | None = Field(None, ge=0, description="of the divergence from the standard normal; default 1e-6")
     mmd: float | None = Field(None, ge=0, description="of the maximum mean discrepancy; default 100")
@@ -111,7 +111,7 @@ def _refuse_hubert(value: Any) -> Any:
 
 
 class AutoencoderLossConfig(StrictModel):
-    """All losses of autoencoder training. A block left out is a loss left out; with nothing given, the peer's default applies."""
+    """All losses of autoencoder training. A block left out is a loss left out; with nothing given, upstream's default applies."""
 
     spectral: SpectralLossConfig | None = None
     time: TimeLossConfig | None = None
@@ -122,7 +122,7 @@ class AutoencoderLossConfig(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_of_the_peer(cls, value: Any) -> Any:
+    def _default_of_upstream(cls, value: Any) -> Any:
         return DEFAULT if isinstance(value, Mapping) and not value else value
 
     @model_validator(mode="after")

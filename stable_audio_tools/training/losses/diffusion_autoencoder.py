@@ -13,7 +13,7 @@ from stable_audio_tools.training.losses.terms import LossTerm
 class DiffusionAutoencoderLossConfig(StrictModel):
     """Losses beside the denoising loss, whose weight is 1."""
 
-    spectral: SpectralLossConfig | None = Field(None, description="default: the peer's resolutions, weight 0.1")
+    spectral: SpectralLossConfig | None = Field(None, description="default: the resolutions of stable-audio-tools 0.0.x, weight 0.1")
     bottleneck: BottleneckLossConfig | None = None
 
     @property

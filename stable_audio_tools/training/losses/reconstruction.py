@@ -2,7 +2,7 @@
 
 Everywhere `target` is the original and `estimate` the reconstruction, both (B, C, T) audio in [-1, 1]; gradients flow to the
 estimate alone, so the target's side has no graph. Spectral convergence is relative to the *target's* energy, as its authors define
-it (arXiv:1808.06719); the peer calls it with the two exchanged, so its loss rewards loud reconstructions.
+it (arXiv:1808.06719); upstream calls it with the two exchanged, so its loss rewards loud reconstructions.
 """
 
 from __future__ import annotations

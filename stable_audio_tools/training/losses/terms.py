@@ -31,11 +31,11 @@ class LossTerm:
         return self.weight_at(step) * value
 
 
-# What bottlenecks report beside their latents, and how much it counts unless the config says otherwise (the peer's weights).
+# What bottlenecks report beside their latents, and how much it counts unless the config says otherwise (upstream's weights).
 BOTTLENECK_TERMS = {
     "kl": LossTerm("kl", 1e-6),
     "mmd": LossTerm("mmd", 100.0),
-    "softnorm_loss": LossTerm("softnorm", 0.01),  # chosen: the peer has no loss for it; about what 1e-4 is for a VAE of 64 channels
+    "softnorm_loss": LossTerm("softnorm", 0.01),  # chosen: upstream has no loss for it; about what 1e-4 is for a VAE of 64 channels
     "quantizer_loss": LossTerm("quantizer", 1.0),
     "vq/codebook_loss": LossTerm("codebook", 1.0),
     "vq/commitment_loss": LossTerm("commitment", 0.25),

@@ -1,6 +1,6 @@
 """Autoencoder training: reconstruction losses, and a discriminator whose turn alternates with the autoencoder's.
 
-Even train steps update the autoencoder, odd ones the discriminator, as in the peer. Each turn computes only what it
+Even train steps update the autoencoder, odd ones the discriminator, as in upstream. Each turn computes only what it
 needs: the discriminator sees detached reconstructions, and on the autoencoder's turn the discriminator's weights get no
 gradient and its features of real audio no graph.
 """

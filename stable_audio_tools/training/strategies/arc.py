@@ -2,7 +2,7 @@
 
 The generator turns noisy latents into clean ones in one step. The discriminator compares a real item and a generated one, made
 noisy in the same way (relativistic, arXiv:1807.00734), and real items under their own and under another item's conditions
-(contrastive). Even train steps are the generator's and odd ones the discriminator's, as in the peer.
+(contrastive). Even train steps are the generator's and odd ones the discriminator's, as in upstream.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from stable_audio_tools.training.strategies.ode_warmup import OdeWarmup, OdeWarm
 
 log = logging.getLogger(__name__)
 
-PENALTY_NOISE = 0.05  # the peer's; standard deviation, where latents have about 1
-MIN_TRIMMED_FRAMES = 128  # the peer's
+PENALTY_NOISE = 0.05  # upstream's; standard deviation, where latents have about 1
+MIN_TRIMMED_FRAMES = 128  # upstream's
 LOGSNR_RANGE = {"min_logsnr": -6.0, "max_logsnr": 2.0}  # of logsnr_uniform; the range of the sampling steps
 CONSTANT_LEVELS = {"one_shot": 1.0, "denoised": 0.0}
 
