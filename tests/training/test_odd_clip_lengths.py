@@ -1,17 +1,20 @@
-"""Autoencoder training on clips that are no whole number of latent frames, and with odd strides, which lose samples."""
+"""Training on clips that are no whole number of latent frames, and with odd strides, which lose samples."""
 
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from test_diffusion_wrappers import KINDS, drawing
+from test_host import Recorder, Repeat, fit, loader, wrapper
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import configs
 
 from stable_audio_tools.configs.errors import ConfigError
+from stable_audio_tools.inference.generation import generate_diffusion_cond_inpaint, generate_diffusion_uncond
 from stable_audio_tools.models.factory import parse_model_config
-from stable_audio_tools.training.config import AutoencoderTrainingConfig
+from stable_audio_tools.training.config import AutoencoderTrainingConfig, parse_run_config
 from stable_audio_tools.training.strategies.adversarial import AdversarialReconstruction
 
 BOTTLENECKS = {
@@ -74,3 +77,33 @@ def test_a_pretransform_still_needs_whole_patches():
         parse_model_config(data)
     assert caught.value.problems[0].path == ("sample_size",) and caught.value.problems[0].fix == "nearest: 1000 or 1004"
     assert parse_model_config(data | {"sample_size": 1004}).sample_size == 1004
+
+
+@pytest.mark.parametrize("kind", ["uncond", "inpaint"])
+def test_a_denoiser_of_latents_takes_clips_that_end_between_frames(kind):
+    """Released configs say 20 s, 882000 samples, over latents of 2048 samples each; what is generated is as long as asked for."""
+    data = drawing(KINDS[kind](mask_padding=True)) | {"sample_size": 2053}
+    config = parse_run_config(data)
+    module = wrapper(data)
+    recorder = Recorder()
+    fit(module, loader(data), 2, recorder)
+    assert len(recorder.losses) == 2
+    module.trainer.validate(module, Repeat(next(iter(loader(data)))), verbose=False)
+    generate = generate_diffusion_uncond if kind == "uncond" else generate_diffusion_cond_inpaint
+    given = {} if kind == "uncond" else {"conditioning": [{"prompt": "a bell"}]}
+    made = generate(module.model.eval(), 2, **given, batch_size=1, sample_size=config.sample_size, seed=0)
+    assert made.shape == (1, 1, 2053)
+
+
+def test_only_a_network_of_any_length_and_an_encoder_that_takes_it_whole_may_have_such_clips():
+    data = drawing(KINDS["inpaint"]()) | {"sample_size": 2053}
+    assert parse_model_config(data).sample_size == 2053
+    data["model"]["pretransform"]["chunked"] = True
+    with pytest.raises(ConfigError, match="sample_size 2053 is no multiple of 16 .what model.pretransform takes"):
+        parse_model_config(data)
+    data["model"]["pretransform"]["chunked"] = False
+    data["model"]["diffusion"]["config"]["patch_size"] = 2
+    with pytest.raises(ConfigError, match="sample_size 2053 is no multiple of 32 .the pretransform's downsampling ratio 16 x patch_size 2"):
+        parse_model_config(data)
+    with pytest.raises(ConfigError, match="sample_size 10 is shorter than the model can take, 16"):
+        parse_model_config(drawing(KINDS["inpaint"]()) | {"sample_size": 10})

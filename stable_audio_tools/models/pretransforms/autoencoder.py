@@ -47,6 +47,12 @@ class AutoencoderPretransformConfig(BasePretransformConfig):
         return self.config.downsampling_ratio
 
     @property
+    def length_multiple(self) -> int:
+        # Chunks are whole frames, and only where every stride is even are the frames of any length as many as those it holds.
+        regular = all(stride % 2 == 0 for stride in getattr(self.config.encoder.config, self.config.encoder.ratio_key))
+        return self.config.length_multiple if regular and not self.chunked else self.downsampling_ratio
+
+    @property
     def num_quantizers(self) -> int:
         return self.config.num_quantizers
 

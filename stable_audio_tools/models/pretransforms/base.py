@@ -96,6 +96,11 @@ class BasePretransformConfig(StrictModel):
     def downsampling_ratio(self) -> int: ...
 
     @property
+    def length_multiple(self) -> int:
+        """What the number of audio samples must be a multiple of; where it is not the ratio, samples beyond whole frames are left out."""
+        return self.downsampling_ratio
+
+    @property
     def num_quantizers(self) -> int:
         """Tokens of a frame; 0 without tokens."""
         return 0
