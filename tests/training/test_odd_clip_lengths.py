@@ -99,11 +99,11 @@ def test_only_a_network_of_any_length_and_an_encoder_that_takes_it_whole_may_hav
     data = drawing(KINDS["inpaint"]()) | {"sample_size": 2053}
     assert parse_model_config(data).sample_size == 2053
     data["model"]["pretransform"]["chunked"] = True
-    with pytest.raises(ConfigError, match="sample_size 2053 is no multiple of 16 .what model.pretransform takes"):
+    with pytest.raises(ConfigError, match=r"sample_size 2053 is no multiple of 16 \(what model.pretransform takes\)"):
         parse_model_config(data)
     data["model"]["pretransform"]["chunked"] = False
     data["model"]["diffusion"]["config"]["patch_size"] = 2
-    with pytest.raises(ConfigError, match="sample_size 2053 is no multiple of 32 .the pretransform's downsampling ratio 16 x patch_size 2"):
+    with pytest.raises(ConfigError, match=r"sample_size 2053 is no multiple of 32 .*ratio 16 x patch_size 2"):
         parse_model_config(data)
     with pytest.raises(ConfigError, match="sample_size 10 is shorter than the model can take, 16"):
         parse_model_config(drawing(KINDS["inpaint"]()) | {"sample_size": 10})
