@@ -217,7 +217,7 @@ class ContinuousTransformer(nn.Module):
         self.backend: Backend = (attn_kwargs or {}).get("backend", "auto")
         looks_ahead = {
             "conformer": conformer,
-            "use_conv": (ff_kwargs or {}).get("use_conv", False),
+            "use_conv": (ff_kwargs or {}).get("use_conv", False) and (ff_kwargs or {}).get("conv_kernel_size") != 1,
             "feat_scale": (attn_kwargs or {}).get("feat_scale", False),
             "causal false": not (causal or (sliding_window is not None and sliding_window[1] == 0)),
         }

@@ -38,6 +38,7 @@ CACHEABLE = {
     "rope of the blocks": {"rotary_pos_emb": False, "add_rope": True},
     "learned positions": {"use_abs_pos_emb": True, "abs_pos_emb_max_length": 16},
     "sinusoidal positions": {"use_sinusoidal_emb": True},
+    "convolutions of one token": {"ff_kwargs": {"use_conv": True, "conv_kernel_size": 1}},
     "memory tokens": {"num_memory_tokens": 3},
     "window": {"sliding_window": (2, 0)},
     "window that only looks back": {"sliding_window": (3, 0), "causal": False},
