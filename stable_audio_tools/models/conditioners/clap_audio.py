@@ -19,6 +19,7 @@ from stable_audio_tools.audio.io import to_channels
 from stable_audio_tools.audio.resample import resample
 from stable_audio_tools.configs.errors import value_text
 from stable_audio_tools.models.pretransforms.base import BasePretransformConfig
+from stable_audio_tools.nn.exact import no_autocast
 
 from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, vector_condition
 from .clap_files import EMBEDDING, KEY, CLAPFile
@@ -151,7 +152,9 @@ def log_mel(audio: Tensor, *, slaney: bool) -> Tensor:
     power = torch.stft(audio, WINDOW, HOP, window=window, center=True, pad_mode="reflect", return_complex=True).abs().square()
     scale, norm = ("slaney", "slaney") if slaney else ("htk", None)
     bank = melscale_fbanks(WINDOW // 2 + 1, LOWEST, HIGHEST, BANDS, SAMPLE_RATE, norm=norm, mel_scale=scale)
-    return 10 * (power.T @ bank).clamp(min=FLOOR).log10()
+    with no_autocast(power):
+        mel = power.T @ bank
+    return 10 * mel.clamp(min=FLOOR).log10()
 
 
 @dataclass(frozen=True)

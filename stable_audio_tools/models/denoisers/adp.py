@@ -188,7 +188,7 @@ class ADPCFGDenoiser(ADPDenoiser):
     ) -> tuple[Tensor | None, Tensor | None]:
         if tokens is None:
             return tokens, mask
-        null = self.model.null(tokens.shape[1] + self.model.params.use_xattn_time)
+        null = self.model.null(tokens.shape[1] + self.model.params.use_xattn_time)  # refuses more tokens than it has places
         if self.model.to_time_embedding is None:
             return tokens, mask
         timestep = self.model.to_time_embedding(t).to(tokens.dtype)

@@ -210,3 +210,10 @@ def authors_tensor(key, entry, index):
     shape, dtype, _, kind = entry
     like = torch.full(shape, float(not key.endswith("running_mean")), dtype=getattr(torch, dtype))
     return like if kind == "keep" else rule_value(kind, like, index)
+
+
+def test_a_spectrogram_does_not_depend_on_the_precision_around_it():
+    audio = torch.randn(CLIP, generator=torch.Generator().manual_seed(0))
+    exact = clip_middle(audio).mels
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(clip_middle(audio).mels, exact)
