@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .antialias import AntialiasedActivation
+from .exact import at_least_single
 
 
 class _WeightNorm(nn.Module):
@@ -127,9 +128,8 @@ class SnakeBeta(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T), computed in at least float32, returned in the dtype of `x`."""
-        dtype = torch.promote_types(self.alpha.dtype, torch.float32)
-        alpha = self.alpha.to(dtype).exp()[:, None]
-        inverse_beta = 1 / (self.beta.to(dtype).exp() + 1e-9)[:, None]
+        alpha = at_least_single(self.alpha).exp()[:, None]
+        inverse_beta = 1 / (at_least_single(self.beta).exp() + 1e-9)[:, None]
         return _snake(x, alpha, inverse_beta)
 
 
@@ -142,7 +142,7 @@ class Snake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T), computed in at least float32, returned in the dtype of `x`."""
-        alpha = self.alpha[0].to(torch.promote_types(self.alpha.dtype, torch.float32))
+        alpha = at_least_single(self.alpha[0])
         return _snake(x, alpha, 1 / (alpha + 1e-9))
 
 

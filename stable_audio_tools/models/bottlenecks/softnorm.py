@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.nn.exact import at_least_single
 
 from .base import BaseBottleneckConfig, Bottleneck, Info
 
@@ -68,7 +69,7 @@ class SoftNormBottleneck(Bottleneck):
 
 def softnorm_loss(latents: Tensor) -> Tensor:
     """Twice the divergence from N(0, 1) of every channel over time, and of every frame over channels at a lower weight; a scalar."""
-    latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
+    latents = at_least_single(latents)
     return _divergence(latents, -1) + ACROSS_CHANNELS * _divergence(latents, -2)
 
 

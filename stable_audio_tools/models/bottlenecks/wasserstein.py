@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.nn.exact import at_least_single
 
 from .base import BaseBottleneckConfig, Bottleneck, Info, append_noise
 
@@ -56,7 +57,7 @@ class WassersteinBottleneck(Bottleneck):
 
 def discrepancy(latents: Tensor) -> Tensor:
     """Maximum mean discrepancy, a scalar, of the frames of (B, C, T) from as many draws of the standard normal distribution."""
-    frames = latents.mT.flatten(0, 1).to(torch.promote_types(latents.dtype, torch.float32))
+    frames = at_least_single(latents.mT.flatten(0, 1))
     noise = torch.randn_like(frames)
     return mean_kernel(frames, frames) + mean_kernel(noise, noise) - 2 * mean_kernel(frames, noise)
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.nn.exact import at_least_single
 
 from .base import Pretransform, WeightlessPretransformConfig
 from .filterbanks import overlap_add
@@ -99,13 +100,14 @@ class LogSpectrogramPretransform(Pretransform):
 
     def encode(self, audio: Tensor) -> Tensor:
         self.check_audio(audio)
-        stft = STFT(self.params.n_fft, self.params.hop_length, _precise(audio))
-        amplitudes = stft.forward(_precise(audio)).abs()[..., :-1].mT * stft.amplitude
+        precise = at_least_single(audio)  # Fourier transforms and logarithms of small numbers are not for half precision
+        stft = STFT(self.params.n_fft, self.params.hop_length, precise)
+        amplitudes = stft.forward(precise).abs()[..., :-1].mT * stft.amplitude
         return ((torch.log(amplitudes + self.params.floor) - self.mean) / self.std).flatten(1, 2).to(audio.dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
         self.check_latents(latents)
-        logs = _precise(latents).unflatten(1, (self.io_channels, self.params.bins)) * self.std + self.mean
+        logs = at_least_single(latents).unflatten(1, (self.io_channels, self.params.bins)) * self.std + self.mean
         amplitudes = logs.clamp(math.log(self.params.floor), MAX_LOG_AMPLITUDE).exp() - self.params.floor
         amplitudes = F.pad(amplitudes.mT, (0, 1))
         stft = STFT(self.params.n_fft, self.params.hop_length, amplitudes)
@@ -169,8 +171,3 @@ def griffin_lim(magnitudes: Tensor, phases: Tensor, stft: STFT, iterations: int,
         ahead = projected if previous is None else projected + momentum * (projected - previous)
         phases, previous = ahead / ahead.abs().clamp(min=1e-12), projected
     return phases
-
-
-def _precise(x: Tensor) -> Tensor:
-    """At least float32: Fourier transforms and logarithms of small numbers are not for half precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
