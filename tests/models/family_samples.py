@@ -446,9 +446,9 @@ SAMPLES: dict[str, dict[str, Sample]] = {
         "audiocraft_pretrained": part("audiocraft_pretrained", "config.path", "no such file", {"path": "nowhere"}, path="<encodec>"),
     },
     "conditioner": {
-        "int": conditioner("int", "config.max_val", "min_val", {"max_val": 3}, min_val=3, max_val=9),
+        "int": conditioner("int", "config.max_val", "min_val", {"max_val": 2}, min_val=3, max_val=9),
         "number": conditioner("number", "config.max_val", "min_val", {"min_val": 2}, max_val=2),
-        "list": conditioner("list", "config.options[1]", "keep one", {"options": ["jazz", "jazz"]}, options=["jazz", "pop"]),
+        "list": conditioner("list", "config.options", "but it is empty", {"options": []}, options=["jazz", "pop"]),
         "bytes": conditioner("bytes", "config.max_length", "above 0, got 0", {"max_length": 0}, max_length=6),
         "t5": conditioner("t5", "config.max_length", "above 0, got 0", {"max_length": 0}, t5_model_name="<t5>", max_length=5),
         "clap_text": conditioner(
