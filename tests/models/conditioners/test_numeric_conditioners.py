@@ -1,10 +1,13 @@
 """Whole numbers, numbers and choices: ranges, kinds of value, and what is refused."""
 
+import json
 import logging
 import math
 
 import pytest
 import torch
+from reference_rule import FOLDER, assert_matches, rule_value
+from safetensors.torch import load_file
 
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.configs.parse import validate
@@ -17,6 +20,20 @@ def conditioner(kind, dim=8, **config):
 
 def vectors(made, *values):
     return made(made.prepare(values)).pooled
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("kind", "config", "values"),
+    [("number", {"max_val": 512}, (0, 1, 47.5, 512, 600, -5)), ("list", {"options": ["jazz", "rock"]}, ("jazz", "rock", "neither"))],
+)
+def test_recorded_numbers_are_met(kind, config, values):
+    made = conditioner(kind, dim=24, **config)
+    table, state = json.loads((FOLDER / "conditioners.json").read_text())[kind], made.state_dict(keep_vars=True)
+    assert {key: list(value.shape) for key, value in state.items()} == {key: entry[0] for key, entry in table.items()}
+    for index, key in enumerate(sorted(table)):
+        state[key].copy_(rule_value(table[key][3], state[key], index))
+    assert_matches(made(made.prepare(values)).tensor, load_file(FOLDER / "conditioners.safetensors")[f"{kind}.out"], 1e-6)
 
 
 @pytest.mark.parametrize(("kind", "config"), [("int", {}), ("number", {}), ("list", {"options": ["a"]})])
