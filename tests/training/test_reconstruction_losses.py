@@ -76,6 +76,11 @@ def test_stereo_and_mono_losses_are_the_recorded_ones(weighting):
     assert loss(target[:, :1], estimate[:, :1])["mrstft"].item() == pytest.approx(RECORDED[f"left{weighting}"], rel=2e-6)
 
 
+def test_one_resolution_is_the_recorded_one():
+    target, estimate = recorded_sounds()
+    assert stft(sizes=(1024,))(target[:, :1], estimate[:, :1])["mrstft"].item() == pytest.approx(RECORDED["left, 1024 alone"], rel=2e-6)
+
+
 def test_the_peers_exchanged_call_differs_by_what_it_divides_by():
     target, estimate = recorded_sounds()
     exchanged = stft(perceptual_weighting=True)(estimate, target)["mrstft"].item()
