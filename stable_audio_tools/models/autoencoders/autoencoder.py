@@ -5,7 +5,7 @@ B batch, C channels, T audio samples or latent frames; one latent frame covers `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -37,6 +37,14 @@ class AutoencoderBody(StrictModel):
     io_channels: PositiveInt = Field(description="audio channels")
     in_channels: PositiveInt = Field(None, description="audio channels in, if not io_channels")  # type: ignore[assignment]
     out_channels: PositiveInt = Field(None, description="audio channels out, if not io_channels")  # type: ignore[assignment]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        # As in the peer, whose code reads both keys with None for a default, so that programs write it.
+        if not isinstance(value, Mapping):
+            return value
+        return {key: entry for key, entry in value.items() if entry is not None or key not in ("in_channels", "out_channels")}
 
     @model_validator(mode="after")
     def _in_and_out_are_io(self) -> Self:

@@ -114,6 +114,12 @@ def test_all_contradictions_are_reported_at_once():
     assert len(caught.value.problems) == 6
 
 
+def test_null_channels_are_io_channels():
+    made = AutoencoderBody.model_validate({**BODY, "in_channels": None, "out_channels": None})
+    assert (made.in_channels, made.out_channels) == (2, 2)
+    assert made.model_dump(exclude_unset=True) == AutoencoderBody.model_validate(BODY).model_dump(exclude_unset=True)
+
+
 def test_a_missing_io_channels_is_one_problem():
     with pytest.raises(ConfigError) as caught:
         validate(AutoencoderBody, body(io_channels=None), "model config")
