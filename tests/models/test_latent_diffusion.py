@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from configs import text_to_audio
 from torch import nn
 
 from stable_audio_tools.diffusion.objectives import velocity_from_x0
@@ -336,3 +337,16 @@ def test_it_learns():
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+def test_an_empty_list_of_global_conditions_leaves_their_weights_unused(caplog):
+    """As a published fine-tune has it: its checkpoint holds the weights, and nothing feeds them."""
+    config = text_to_audio()
+    config["model"]["diffusion"]["global_cond_ids"] = []
+    model = create_model_from_config(config)
+    assert "those weights stay unused" in caplog.text
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["model.model.to_global_embed.0.weight", "model.model.to_global_embed.2.weight"]
+    out = model(torch.randn(1, 16, 8), torch.tensor([0.5]), model.conditioner([{"prompt": "a bell"}], "cpu"))
+    out.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.model.parameters() if parameter.requires_grad)

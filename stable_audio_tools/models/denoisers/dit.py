@@ -5,6 +5,7 @@ B batch, C latent channels, T frames, N = T / patch_size tokens, D width.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from stable_audio_tools.nn.embeddings import FourierFeatures
 from stable_audio_tools.nn.feedforward import two_layers
 
 from .base import BaseDenoiserConfig, BaseNetworkConfig, Denoiser
+
+logger = logging.getLogger(__name__)
 
 TIMESTEP_FEATURES = 256
 
@@ -115,17 +118,25 @@ class DiTConfig(DiTNetworkConfig, BaseDenoiserConfig):
 
     config: DiTParams = Field(default_factory=DiTParams)
 
+    @property
+    def left_open(self) -> bool:
+        """Nobody uses the global weights, and the config says so by an empty list, as some published fine-tunes do."""
+        return "global_cond_ids" in self.model_fields_set and not self.global_cond_ids and self.config.global_cond_dim > 0
+
     def widths(self) -> Mapping[str, Width]:
         params = self.config
         return {
             "cross_attention_cond_ids": Width("cond_token_dim", params.cond_token_dim, summed=False),
-            "global_cond_ids": Width("global_cond_dim", params.global_cond_dim, summed=True),
+            "global_cond_ids": Width("global_cond_dim", None if self.left_open else params.global_cond_dim, summed=True),
             "input_concat_ids": Width("input_concat_dim", params.input_concat_dim, summed=True),
             "prepend_cond_ids": Width("prepend_cond_dim", params.prepend_cond_dim, summed=False),
         }
 
     def build(self) -> DiTDenoiser:
-        return DiTDenoiser(DiffusionTransformer(self.config))
+        network = DiffusionTransformer(self.config, global_given=not self.left_open)
+        if self.left_open:
+            logger.warning("global_cond_dim is %d and global_cond_ids is empty: those weights stay unused", self.config.global_cond_dim)
+        return DiTDenoiser(network)
 
 
 class DiTDenoiser(Denoiser):
@@ -143,11 +154,15 @@ class DiffusionTransformer(nn.Module):
     """Latents, with conditions beside and in front of them, as tokens through the transformer and back.
 
     What the convolutions at both ends add is zero at first.
+
+    Args:
+        global_given: whether forward is given a global condition; if not, weights for one are kept and neither used nor trained.
     """
 
-    def __init__(self, params: DiTParams):
+    def __init__(self, params: DiTParams, *, global_given: bool = True):
         super().__init__()
         self.params = params
+        self.global_dim = params.global_cond_dim if global_given else 0
         width = params.embed_dim
         channels, patch = params.input_channels, params.patch_size
 
@@ -155,6 +170,8 @@ class DiffusionTransformer(nn.Module):
         self.to_timestep_embed = two_layers(TIMESTEP_FEATURES, params.timestep_embed_dim or width, bias=True)
         self.to_cond_embed = two_layers(params.cond_token_dim, params.context_dim) if params.context_dim else None
         self.to_global_embed = two_layers(params.global_cond_dim, width) if params.global_cond_dim else None
+        if self.to_global_embed is not None:
+            self.to_global_embed.requires_grad_(global_given)
         self.to_prepend_embed = two_layers(params.prepend_cond_dim, width) if params.prepend_cond_dim else None
         self.preprocess_conv = _zero(nn.Conv1d(channels, channels, 1, bias=False))
         self.postprocess_conv = _zero(nn.Conv1d(params.io_channels, params.io_channels, 1, bias=False))
@@ -197,7 +214,7 @@ class DiffusionTransformer(nn.Module):
         )
         timestep = self._timestep(t, x, mask)
         context = None if self.to_cond_embed is None else self.to_cond_embed(cross_attn_cond)
-        vector = None if self.to_global_embed is None else self.to_global_embed(global_cond)
+        vector = self.to_global_embed(global_cond) if self.to_global_embed is not None and self.global_dim else None
         if params.timestep_cond_type == "global":
             vector = timestep if vector is None else timestep + (vector if timestep.ndim == 2 else vector[:, None])
         in_front = [] if self.to_prepend_embed is None else [self.to_prepend_embed(prepend_cond)]
@@ -272,7 +289,7 @@ class DiffusionTransformer(nn.Module):
             )
         widths = {
             "cross_attn_cond": ("cond_token_dim", params.cond_token_dim, -1),
-            "global_cond": ("global_cond_dim", params.global_cond_dim, -1),
+            "global_cond": ("global_cond_dim", self.global_dim, -1),
             "input_concat_cond": ("input_concat_dim", params.input_concat_dim, 1),
             "prepend_cond": ("prepend_cond_dim", params.prepend_cond_dim, -1),
         }
