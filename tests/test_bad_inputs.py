@@ -495,6 +495,7 @@ def test_bad_input_is_refused(argv, spoil, expected, folder, capsys):
     assert_refused(status, capsys.readouterr().err, expected, folder, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["typo far inside", "only broken files", "program in a checkpoint", "unknown flag"])
 def test_bad_input_is_refused_by_a_real_process(name, folder):
     _, argv, spoil, expected = next(row for row in ROWS if row[0] == name)

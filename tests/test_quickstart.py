@@ -36,6 +36,7 @@ def test_the_kept_checkpoint_is_what_its_recipe_says():
         )
 
 
+@pytest.mark.slow
 def test_the_kept_checkpoint_plays_what_held_out_prompts_ask_for(tmp_path, capsys):
     report = evaluated(TRAINED, tmp_path / "report.json")
     assert share(report, "model", "pitch") >= 0.95

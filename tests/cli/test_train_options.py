@@ -193,6 +193,7 @@ def test_gradients_are_clipped_to_the_largest_norm(train):
     torch.testing.assert_close(moved, torch.tensor(0.001), rtol=1e-2, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "dtype"), [("64-true", torch.float64), ("bf16-true", torch.bfloat16), ("bf16-mixed", torch.float32)])
 def test_precision_is_that_of_the_weights(train, precision, dtype):
     assert train("--precision", precision) == 0
@@ -248,6 +249,7 @@ def test_what_a_strategy_says_of_itself_is_in_the_export(train, monkeypatch):
 # weights to start from
 
 
+@pytest.mark.slow
 def test_training_starts_from_weights_of_any_kind(train, tmp_path):
     assert train("--max-steps", 2) == 0
     export = train.run / "exports" / "model.safetensors"
@@ -308,6 +310,7 @@ def test_recover_starts_a_run_and_goes_on_with_it(train, capsys):
     assert set(train.rows("train/loss")) == {1, 2, 3, 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [("--max-steps", 2), ("--max-steps", 0, "--max-epochs", 1)], ids=["steps", "epochs"])
 def test_recover_of_a_finished_run_changes_nothing_and_succeeds(train, limit):
     data = train.synthetic(num_items=8, hold_out=0)

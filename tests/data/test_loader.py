@@ -163,6 +163,7 @@ def test_what_a_user_must_know_arrives_without_a_traceback(workers):
     loader.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_dies_is_named(workers):
     loader = AudioLoader(Numbers(bad="death"), 4, shuffle=False, num_workers=workers)
@@ -171,6 +172,7 @@ def test_a_worker_that_dies_is_named(workers):
     subprocess.run(["true"])  # another process that ends is no dead worker
 
 
+@pytest.mark.slow
 def test_workers_outlive_the_signals_that_stop_a_run_and_not_the_program():
     script = """
 import os, signal, subprocess, sys

@@ -54,6 +54,7 @@ def test_items_are_the_same_in_any_batch_and_in_workers():
         assert [item for batch in found for item in batch] == labels
 
 
+@pytest.mark.slow
 def test_a_process_started_from_nothing_makes_the_same_sound():
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         assert pool.submit(first_item, 9).result() == first_item(9)

@@ -78,6 +78,7 @@ def test_layout_and_losses_and_gradients_are_those_of_the_published_discriminato
     assert_matches(torch.stack(gradients), torch.tensor(case["gradient"]), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "channels"),
     [pytest.param(kind, channels, marks=HEAVY if (kind, channels) == ("oobleck", 1) else ()) for kind in SMALL for channels in (1, 2)],
@@ -149,6 +150,7 @@ def test_silence_is_judged(kind):
     assert torch.stack(losses).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "params", "shortest"),
     [
@@ -201,6 +203,7 @@ def test_levels_and_offsets_do_not_matter_to_dac():
     assert to_one_level(torch.zeros(1, 1, 9, dtype=torch.float16)).any() == False  # noqa: E712
 
 
+@pytest.mark.slow
 def test_the_oobleck_score_is_a_sum_and_its_distance_too():
     discriminator, (reals, fakes) = build("oobleck"), sounds()
     scores, features = discriminator(reals)

@@ -13,7 +13,7 @@ from report_samples import diffusion_clips, make_run, metrics_lines, run_state, 
 
 from stable_audio_tools.report import build, build_report
 
-pytestmark = pytest.mark.skipif(not Browser.available(), reason="no chromium on PATH")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Browser.available(), reason="no chromium on PATH")]
 
 SCHEMES = [pytest.param((1280, False, False), id="desktop light"), pytest.param((390, True, True), id="phone dark")]
 CURVE = "allCharts[{}].plot.querySelector('.curve').getAttribute('d')"

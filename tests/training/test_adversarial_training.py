@@ -255,6 +255,7 @@ def test_clips_too_short_for_the_discriminator_are_refused():
     assert problem.path == ("sample_size",) and "at least 2305" in problem.fix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("discriminator", DISCRIMINATOR_CONFIGS)
 def test_what_a_discriminator_costs_can_be_planned(discriminator):
     turns = {turn.player: turn for turn in make_plan(parse_run_config(document(discriminator=discriminator)), batch_size=2).turns}

@@ -350,6 +350,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm-up"])
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_moves_each_player_on_its_turn(name, warm, teacher):

@@ -188,7 +188,11 @@ def test_ema_follows_the_step_it_belongs_to():
     assert module.diffusion.model is not module.diffusion_ema.ema_model
 
 
-@pytest.mark.parametrize("stop", [5, 16, 18], ids=["mid_epoch", "epoch_end", "second_epoch"])
+@pytest.mark.parametrize(
+    "stop",
+    [5, pytest.param(16, marks=pytest.mark.slow), pytest.param(18, marks=pytest.mark.slow)],
+    ids=["mid_epoch", "epoch_end", "second_epoch"],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stopped_run_goes_on_bit_for_bit(kind, stop, tmp_path):
     config = KINDS[kind]()

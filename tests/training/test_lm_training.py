@@ -353,6 +353,7 @@ def test_demos_on_disk_do_not_move_the_random_numbers_of_training(tmp_path):
 # plans
 
 
+@pytest.mark.slow
 def test_a_plan_knows_the_average_and_what_stored_tokens_save():
     plans = [make_plan(parse_run_config(configs.language_model(**training))) for training in ({}, {"use_ema": True}, {"pre_encoded": True})]
     plain, averaged, stored_tokens = plans

@@ -85,6 +85,7 @@ def assert_memory_is_real(document, batch_size):
     assert planned_peak == pytest.approx(real_peak(config, batch_size), rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_memory_is_what_the_allocator_hands_out(name):
     assert_memory_is_real(CONFIGS[name](), batch_size=8)
@@ -105,6 +106,7 @@ def test_operations_are_those_of_a_real_step():
     assert planned(autoencoder, batch_size=2).turns[0].flops == flops.get_total_flops()
 
 
+@pytest.mark.slow
 def test_attention_counts():
     """Of a + b N + c N^2 operations at N frames, the last are attention's: 4 N^2 D forward and 10 N^2 D backward, a block."""
     sizes, width, depth = (128, 256, 512), 32, 2
@@ -139,6 +141,7 @@ def test_gradients_lie_beside_activations_where_batches_accumulate():
     assert several.flops == 4 * one.flops
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [text_to_audio, without_discriminator])
 def test_half_precision_takes_less(make):
     full, mixed, half = (planned(make, batch_size=4, precision=p).memory for p in ("32-true", "bf16-mixed", "bf16-true"))
@@ -147,7 +150,8 @@ def test_half_precision_takes_less(make):
     assert half.weights == pytest.approx(full.weights / 2, rel=0.02)
 
 
-@pytest.mark.parametrize("make", [text_to_audio, pytest.param(autoencoder, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [text_to_audio, autoencoder])
 def test_the_largest_batch_is_the_last_that_fits(make):
     limit = planned(make, batch_size=6).memory.total + 1000
     config = parse_run_config(make())
@@ -208,6 +212,7 @@ def test_the_command_says_it_in_words(config_file, capsys):
         assert words in out
 
 
+@pytest.mark.slow
 def test_the_command_for_machines(config_file, capsys):
     assert main(["plan", config_file, "--memory", "20MB", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)

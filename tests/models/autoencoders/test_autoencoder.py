@@ -222,6 +222,7 @@ def test_clips_that_cannot_be_converted_are_refused(clips, rates, message):
         build().preprocess_audio_list_for_encoder(clips, rates)
 
 
+@pytest.mark.slow
 def test_the_packages_import_in_any_order():
     """In one process that forgets the package in between, since importing torch again takes seconds."""
     script = """
