@@ -26,6 +26,9 @@ COMMANDS = {
     "evaluate": "measure a trained model on prompts it was not trained on",
 }
 
+CHATTER = (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*have no `val_dataloader`.*", ".*in eval mode at the start.*")
+"""Lightning's warnings about what is meant to be so."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that says its mistakes in one message, with the nearest flag."""
@@ -81,5 +84,5 @@ def _quiet_libraries() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("wandb", "torch", "PIL"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*have no `val_dataloader`.*"):
+    for message in CHATTER:
         warnings.filterwarnings("ignore", message=message)
