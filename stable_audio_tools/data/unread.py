@@ -52,6 +52,8 @@ class UnreadConfig(StrictModel):
 
 
 class PreEncodedItem(UnreadItem):
+    """One folder of a `pre_encoded` dataset."""
+
     path: str = Field(min_length=1, description="folder of latents, with a JSON file of metadata beside each")
 
 

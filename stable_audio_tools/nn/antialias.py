@@ -14,6 +14,13 @@ from torch.nn import functional as F
 RATIO, TAPS = 2, 12  # the published layers' rate and filter length
 
 
+def kaiser_beta(attenuation: float) -> float:
+    """Shape of the Kaiser window whose filter stops by so many dB (Kaiser 1974)."""
+    if attenuation > 50:
+        return 0.1102 * (attenuation - 8.7)
+    return 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21) if attenuation > 21 else 0.0
+
+
 def kaiser_sinc(cutoff: float, half_width: float, taps: int) -> Tensor:
     """Low-pass filter of unit gain at 0 Hz: (1, 1, taps), `taps` even.
 
@@ -22,12 +29,7 @@ def kaiser_sinc(cutoff: float, half_width: float, taps: int) -> Tensor:
         half_width: half of the transition band, cycles per sample. Kaiser's formulas give the window from it.
     """
     attenuation = 2.285 * (taps // 2 - 1) * math.pi * 4 * half_width + 7.95
-    if attenuation > 50:
-        beta = 0.1102 * (attenuation - 8.7)
-    elif attenuation >= 21:
-        beta = 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
-    else:
-        beta = 0.0
+    beta = kaiser_beta(attenuation)
     time = torch.arange(taps) - taps / 2 + 0.5
     filter_ = torch.kaiser_window(taps, periodic=False, beta=beta) * torch.sinc(2 * cutoff * time)
     return (filter_ / filter_.sum()).view(1, 1, taps)

@@ -266,14 +266,17 @@ def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
 
 
 def residual_blocks(width: int, params: SEANetParams) -> list[nn.Module]:
+    """The residual blocks of a stage, each (B, width, T) -> (B, width, T), of growing dilation."""
     return [ResidualBlock(width, params.dilation_base**index, params) for index in range(params.n_residual_layers)]
 
 
 def activation(params: SEANetParams) -> nn.Module:
+    """A fresh one, as the config names it."""
     return make_activation(params.activation, params.activation_params)
 
 
 def make_activation(name: str, settings: Mapping[str, bool | float | str]) -> nn.Module:
+    """The class of torch.nn called `name`, made with `settings`."""
     return getattr(nn, name)(**settings)
 
 

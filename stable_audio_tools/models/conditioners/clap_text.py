@@ -224,6 +224,11 @@ def _trainable_where_used(half: CLAPTextHalf, params: CLAPTextParams) -> CLAPTex
 
 
 def load_text_tokenizer(params: CLAPTextParams) -> Any:
+    """The tokenizer that `tokenizer_name` names, else the one in the checkpoint's folder, else RoBERTa's.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
     in_folder = params.clap_ckpt_path if Path(params.clap_ckpt_path).is_dir() else "roberta-base"
     return load_tokenizer(params.tokenizer_name or in_folder, "tokenizer_name")
 

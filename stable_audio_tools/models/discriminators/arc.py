@@ -104,6 +104,8 @@ class ConvHead(nn.Module):
 
 
 class ConvNeXtArgs(StrictModel):
+    """Options of the blocks of a `convnext` head."""
+
     kernel_size: PositiveInt = Field(7, description="of the depthwise convolutions, odd")
     mult: PositiveInt = Field(4, description="inner width of a block as a multiple of its own")
     glu: bool = Field(False, description="gate the inner channels")

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.nn.antialias import kaiser_beta
 from stable_audio_tools.nn.exact import FixedBuffers, in_full_precision
 
 from .base import Pretransform, WeightlessPretransformConfig
@@ -157,12 +158,6 @@ def kaiser_lowpass(cutoff: float, attenuation: float) -> np.ndarray:
     taps = math.ceil((attenuation - 7.95) / (2.285 * cutoff) + 1)
     time = np.arange(-(taps // 2), taps // 2 + 1)
     return cutoff / math.pi * np.sinc(cutoff / math.pi * time) * np.kaiser(len(time), kaiser_beta(attenuation))
-
-
-def kaiser_beta(attenuation: float) -> float:
-    if attenuation > 50:
-        return 0.1102 * (attenuation - 8.7)
-    return 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21) if attenuation > 21 else 0.0
 
 
 def reconstruction_error(prototype: np.ndarray, num_bands: int) -> float:
