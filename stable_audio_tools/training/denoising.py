@@ -17,7 +17,7 @@ from stable_audio_tools.training.prepare import AudioBatch
 from stable_audio_tools.training.strategies.base import LatentBatch, TrainingStrategy
 
 if TYPE_CHECKING:
-    from stable_audio_tools.training.config import DenoisingTrainingConfig
+    from stable_audio_tools.training.sections import DenoisingTrainingConfig
 
 VALIDATION_SEED = 1234
 

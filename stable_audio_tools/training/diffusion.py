@@ -12,12 +12,7 @@ from torch import Tensor
 from stable_audio_tools.models.inpainting import inpaint_conditions
 from stable_audio_tools.models.latent_diffusion import ConditionedDiffusion
 from stable_audio_tools.models.unconditional_diffusion import UnconditionalDiffusion
-from stable_audio_tools.training.config import (
-    BaseDiffusionCondRun,
-    DiffusionTrainingConfig,
-    DiffusionUncondRun,
-    DiffusionUncondTrainingConfig,
-)
+from stable_audio_tools.training.config import BaseDiffusionCondRun, DiffusionUncondRun
 from stable_audio_tools.training.demos.diffusion import (
     DiffusionCondDemoCallback,
     DiffusionCondInpaintDemoCallback,
@@ -29,6 +24,7 @@ from stable_audio_tools.training.diffusion_autoencoder import DiffusionAutoencod
 from stable_audio_tools.training.module import average_of, with_modules
 from stable_audio_tools.training.noising import Noising, NoisyBatch, velocity
 from stable_audio_tools.training.prepare import AudioBatch, DiffusionModel, latent_batch
+from stable_audio_tools.training.sections import DiffusionTrainingConfig, DiffusionUncondTrainingConfig
 from stable_audio_tools.training.strategies.base import LatentBatch, TrainingStrategy
 
 __all__ = [

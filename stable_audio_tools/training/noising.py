@@ -14,7 +14,7 @@ from stable_audio_tools.training.losses.terms import masked_mean
 from stable_audio_tools.training.strategies.base import LatentBatch, LossOutput
 
 if TYPE_CHECKING:
-    from stable_audio_tools.training.config import DenoisingTrainingConfig
+    from stable_audio_tools.training.sections import DenoisingTrainingConfig
 
 LOSS_BUCKETS = 10
 

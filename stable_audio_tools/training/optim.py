@@ -24,7 +24,7 @@ from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.configs.suggest import closest, did_you_mean
 
 if TYPE_CHECKING:
-    from stable_audio_tools.training.config import TrainingConfig
+    from stable_audio_tools.training.sections import TrainingConfig
 
 log = logging.getLogger(__name__)
 

@@ -157,7 +157,7 @@ def test_one_schedule_serves_training_length_shift_demos_and_generation(model):
 
 
 def test_a_demo_is_what_generation_makes():
-    from stable_audio_tools.training.config import DiffusionCondDemoConfig
+    from stable_audio_tools.training.demos.config import DiffusionCondDemoConfig
     from stable_audio_tools.training.demos.diffusion import DiffusionCondDemoCallback
 
     model = model_of(distribution_shift_options={"type": "constant", "shift": 5})

@@ -14,7 +14,8 @@ import configs
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.inference.generation import generate_diffusion_cond_inpaint, generate_diffusion_uncond
 from stable_audio_tools.models.factory import parse_model_config
-from stable_audio_tools.training.config import AutoencoderTrainingConfig, parse_run_config
+from stable_audio_tools.training.config import parse_run_config
+from stable_audio_tools.training.sections import AutoencoderTrainingConfig
 from stable_audio_tools.training.strategies.adversarial import AdversarialReconstruction
 
 BOTTLENECKS = {

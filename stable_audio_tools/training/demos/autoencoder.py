@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.training.config import AutoencoderDemoConfig
 from stable_audio_tools.training.demos.base import Demo, DemoCallback
+from stable_audio_tools.training.demos.config import AutoencoderDemoConfig
 
 
 class AutoencoderDemoCallback(DemoCallback):

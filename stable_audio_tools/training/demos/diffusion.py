@@ -13,8 +13,8 @@ from stable_audio_tools.inference.generation import generate_diffusion_cond, gen
 from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.conditioners.routing import resize_signal
 from stable_audio_tools.models.inpainting import InpaintMasks, inpaint_conditions
-from stable_audio_tools.training.config import AudioDisplay, DiffusionCondDemoConfig, DiffusionUncondDemoConfig
 from stable_audio_tools.training.demos.base import Demo, DemoCallback
+from stable_audio_tools.training.demos.config import AudioDisplay, DiffusionCondDemoConfig, DiffusionUncondDemoConfig
 from stable_audio_tools.training.prepare import latent_batch, padding_mask, to_latents
 
 Metadata = Sequence[Mapping[str, Any]]

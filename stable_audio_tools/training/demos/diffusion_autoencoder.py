@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from stable_audio_tools.diffusion.seeds import generator_for
-from stable_audio_tools.training.config import DiffusionAutoencoderDemoConfig
 from stable_audio_tools.training.demos.autoencoder import AutoencoderDemoCallback
+from stable_audio_tools.training.demos.config import DiffusionAutoencoderDemoConfig
 
 
 class DiffusionAutoencoderDemoCallback(AutoencoderDemoCallback):

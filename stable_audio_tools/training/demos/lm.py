@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.models.lm import AudioLanguageModel
-from stable_audio_tools.training.config import LanguageModelDemoConfig
 from stable_audio_tools.training.demos.base import Demo, DemoCallback
+from stable_audio_tools.training.demos.config import LanguageModelDemoConfig
 from stable_audio_tools.training.prepare import padding_mask, resize_mask
 from stable_audio_tools.training.strategies.next_token import stored_tokens
 

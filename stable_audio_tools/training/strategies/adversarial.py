@@ -19,7 +19,7 @@ from stable_audio_tools.models.discriminators import Discriminator
 from stable_audio_tools.training.strategies.base import LossOutput, TrainingStrategy, Update
 
 if TYPE_CHECKING:
-    from stable_audio_tools.training.config import AutoencoderTrainingConfig
+    from stable_audio_tools.training.sections import AutoencoderTrainingConfig
 
 
 class AdversarialReconstruction(TrainingStrategy):

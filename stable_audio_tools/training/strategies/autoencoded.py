@@ -16,7 +16,7 @@ from stable_audio_tools.training.noising import Noising, NoisyBatch
 from stable_audio_tools.training.strategies.base import LatentBatch, LossOutput, TrainingStrategy, Update
 
 if TYPE_CHECKING:
-    from stable_audio_tools.training.config import DiffusionAutoencoderTrainingConfig
+    from stable_audio_tools.training.sections import DiffusionAutoencoderTrainingConfig
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,209 @@
+"""The `training` section of each kind of training, with every default; what a key means is written beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.configs.suggest import did_you_mean
+from stable_audio_tools.diffusion.timesteps import parse_timestep_sampler
+from stable_audio_tools.models.inpainting import InpaintMasks
+from stable_audio_tools.training.demos.config import (
+    AutoencoderDemoConfig,
+    DiffusionAutoencoderDemoConfig,
+    DiffusionCondDemoConfig,
+    DiffusionUncondDemoConfig,
+    LanguageModelDemoConfig,
+)
+from stable_audio_tools.training.losses.config import AutoencoderLossConfig
+from stable_audio_tools.training.losses.diffusion_autoencoder import DiffusionAutoencoderLossConfig
+from stable_audio_tools.training.optim import OptimizerGroup
+from stable_audio_tools.training.strategies import STRATEGIES
+from stable_audio_tools.training.strategies.arc import ArcConfig, TrimConfig
+from stable_audio_tools.training.strategies.supervised import SupervisedConfig
+
+
+def _refuse(value: Any) -> Any:
+    if value:
+        raise PydanticCustomError("not_available", "not available in this version: remove the key")
+    return value
+
+
+NotAvailable = Annotated[Any, BeforeValidator(_refuse)]
+"""A key of upstream that this version does not act on; switching it on is an error, since a setting must have an effect."""
+
+
+class TrainingConfig(StrictModel):
+    """What every kind of training has: how the weights move."""
+
+    learning_rate: float | None = Field(None, gt=0, description="shorthand for the default optimizer; optimizer_configs wins over it")
+    optimizer_configs: dict[str, OptimizerGroup] | None = Field(None, description="optimizer and scheduler of each player")
+    clip_grad_norm: float = Field(0.0, ge=0, description="largest norm of a player's gradient; 0: unlimited")
+
+    @model_validator(mode="after")
+    def _every_player_has_an_optimizer(self) -> TrainingConfig:
+        players, given = self.players(), self.optimizer_configs
+        if given is None and self.learning_rate is None:
+            fix = f"or give optimizer_configs an entry for {' and '.join(self.required_players())}"
+            raise ConfigError([Problem(("learning_rate",), "no learning rate: give one here", fix)])
+        if given is None:
+            return self
+        problems = [
+            Problem(("optimizer_configs", name), f'no player "{name}" in this training', did_you_mean(name, players), on_key=True)
+            for name in given
+            if name not in players
+        ]
+        missing = [name for name in self.required_players() if name not in given]
+        problems += [Problem(("optimizer_configs",), f'missing key "{name}"', "every player needs an optimizer") for name in missing]
+        if problems:
+            raise ConfigError(problems)
+        return self
+
+    @classmethod
+    def players(cls) -> tuple[str, ...]:
+        """The groups of parameters that optimizer_configs may name."""
+        raise NotImplementedError
+
+    def required_players(self) -> tuple[str, ...]:
+        """The groups that optimizer_configs must name when it is given."""
+        return self.players()
+
+
+class AutoencoderTrainingConfig(TrainingConfig):
+    """Reconstruction with spectral, time, bottleneck and adversarial losses."""
+
+    warmup_steps: int = Field(0, ge=0, description="train steps before the adversarial and feature losses count")
+    warmup_mode: Literal["adv", "full"] = Field("adv", description="adv: the discriminator learns during warm-up; full: it waits")
+    encoder_freeze_on_warmup: bool = Field(False, description="freeze the encoder once warm-up is over")
+    use_ema: bool = Field(False, description="keep an exponential moving average, used for demos, validation and export")
+    force_input_mono: bool = Field(False, description="the encoder hears the mean of the channels")
+    latent_mask_ratio: float = Field(0.0, ge=0, le=1, description="share of latent values zeroed at random")
+    loss_configs: AutoencoderLossConfig = Field(default_factory=AutoencoderLossConfig)
+    demo: AutoencoderDemoConfig = AutoencoderDemoConfig()
+    eval_loss_configs: NotAvailable = None
+    teacher_model: NotAvailable = None
+    teacher_model_ckpt: NotAvailable = None
+
+    @classmethod
+    def players(cls) -> tuple[str, ...]:
+        return ("autoencoder", "discriminator")
+
+    def required_players(self) -> tuple[str, ...]:
+        return self.players() if self.loss_configs.discriminator is not None else ("autoencoder",)
+
+
+class DenoisingTrainingConfig(TrainingConfig):
+    """What every kind of training by denoising has."""
+
+    use_ema: bool = Field(True, description="keep an exponential moving average, used for demos, validation and export")
+    timestep_sampler: str = Field("uniform", description="distribution of the training timesteps")
+    timestep_sampler_options: dict[str, Any] = Field({}, description="parameters of that distribution")
+    p_one_shot: float = Field(0.0, ge=0, le=1, description="share of examples trained from pure noise, t = 1")
+    mask_padding: bool = Field(False, description="leave padding out of the loss")
+    mask_padding_dropout: float = Field(0.0, ge=0, le=1, description="share of batches whose padding counts after all")
+    log_loss_info: bool = Field(False, description="also log the loss by noise level, in ten buckets of t")
+    validation_timesteps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((0.1, 0.3, 0.5, 0.7, 0.9), min_length=1)
+
+    @model_validator(mode="after")
+    def _timestep_sampler_exists(self) -> DenoisingTrainingConfig:
+        parse_timestep_sampler(self.timestep_sampler, self.timestep_sampler_options)
+        return self
+
+    @property
+    def condition_dropout(self) -> float:
+        """Share of examples trained without conditions."""
+        return 0.0
+
+    @classmethod
+    def players(cls) -> tuple[str, ...]:
+        return ("diffusion",)
+
+
+class DiffusionUncondTrainingConfig(DenoisingTrainingConfig):
+    """Denoising without conditions."""
+
+    strategy: Annotated[StrictModel, STRATEGIES] = SupervisedConfig()
+    pre_encoded: bool = Field(False, description="the data are latents already")
+    demo: DiffusionUncondDemoConfig = DiffusionUncondDemoConfig()
+
+
+class InpaintingConfig(StrictModel):
+    """Train to fill in what a mask leaves out."""
+
+    mask_kwargs: InpaintMasks = Field(InpaintMasks(), description="which frames are left out")
+
+
+class DiffusionTrainingConfig(DenoisingTrainingConfig):
+    """Denoising with conditions. The strategy says which loss; these keys are shared by all of them."""
+
+    strategy: Annotated[StrictModel, STRATEGIES] = SupervisedConfig()
+    pre_encoded: bool = Field(False, description="the data are latents already")
+    cfg_dropout_prob: float = Field(0.1, ge=0, le=1, description="share of examples trained without conditions, for guidance")
+    inpainting: InpaintingConfig | None = Field(None, description="needed where the model sees masked input; absent: none is made")
+    demo: DiffusionCondDemoConfig = DiffusionCondDemoConfig()
+    arc: ArcConfig | None = Field(
+        None, description="adversarial post-training for few steps, in place of a strategy; timestep_sampler then has no effect"
+    )
+    trim_config: TrimConfig | None = Field(None, description="with arc: shorten some batches")
+
+    @model_validator(mode="after")
+    def _settings_go_with_the_players(self) -> DiffusionTrainingConfig:
+        if problems := [*(self._idle_without_arc() if self.arc is None else self._idle_with_arc())]:
+            raise ConfigError(problems)
+        return self
+
+    @property
+    def condition_dropout(self) -> float:
+        return self.cfg_dropout_prob
+
+    @classmethod
+    def players(cls) -> tuple[str, ...]:
+        return ("diffusion", "discriminator")
+
+    def required_players(self) -> tuple[str, ...]:
+        return self.players() if self.arc is not None else ("diffusion",)
+
+    def _idle_without_arc(self) -> Iterator[Problem]:
+        if self.trim_config is not None:
+            yield Problem(("trim_config",), "no effect without arc", "remove it", on_key=True)
+        if "discriminator" in (self.optimizer_configs or {}):
+            yield Problem(("optimizer_configs", "discriminator"), "there is no discriminator without arc", "remove it", on_key=True)
+
+    def _idle_with_arc(self) -> Iterator[Problem]:
+        idle = ("strategy", "p_one_shot", "mask_padding", "mask_padding_dropout", "log_loss_info")
+        for name in idle:
+            if getattr(self, name) != type(self).model_fields[name].default or (name == "strategy" and name in self.model_fields_set):
+                yield Problem((name,), "no effect with arc, which has losses and noise levels of its own", "remove it", on_key=True)
+
+
+class DiffusionAutoencoderTrainingConfig(DenoisingTrainingConfig):
+    """Denoising beside the latents of the same audio; encoder, bottleneck and network learn together."""
+
+    use_reconstruction_loss: bool = Field(False, description="also compare spectra of the audio that each prediction implies")
+    loss_configs: DiffusionAutoencoderLossConfig = DiffusionAutoencoderLossConfig()
+    demo: DiffusionAutoencoderDemoConfig = DiffusionAutoencoderDemoConfig()
+
+    @model_validator(mode="after")
+    def _spectra_are_compared(self) -> DiffusionAutoencoderTrainingConfig:
+        if self.loss_configs.spectral is not None and not self.use_reconstruction_loss:
+            fix = "set use_reconstruction_loss to true, or remove the block"
+            raise ConfigError([Problem(("loss_configs", "spectral"), "no effect without use_reconstruction_loss", fix, on_key=True)])
+        return self
+
+
+class LanguageModelTrainingConfig(TrainingConfig):
+    """Predicting tokens: their cross-entropy, padding left out."""
+
+    use_ema: bool = Field(False, description="keep an exponential moving average, used for demos, validation and export")
+    pre_encoded: bool = Field(False, description="the data are tokens already")
+    cfg_dropout_prob: float = Field(0.1, ge=0, le=1, description="share of examples trained without conditions, for guidance")
+    demo: LanguageModelDemoConfig = LanguageModelDemoConfig()
+
+    @classmethod
+    def players(cls) -> tuple[str, ...]:
+        return ("lm",)
