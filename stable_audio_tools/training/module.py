@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from stable_audio_tools.diffusion.seeds import derive_seed
 from stable_audio_tools.training.meter import MetricMeter
 from stable_audio_tools.training.optim import OptimizerGroup
+from stable_audio_tools.training.rng import restore_rng, rng_state
 from stable_audio_tools.training.strategies.base import TrainingStrategy, Update
 
 CHECKPOINT_KEY = "stable_audio_tools"
@@ -193,17 +194,6 @@ class TrainingModule(pl.LightningModule):
             torch.manual_seed(derive_seed(torch.initial_seed(), self.train_step))
         elif state:
             restore_rng(state)
-
-
-def rng_state() -> dict[str, Any]:
-    """The state of torch's generators as tensors, which a weights-only load accepts."""
-    return {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
-
-
-def restore_rng(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
 
 
 def average_of(module: nn.Module) -> EMA:
