@@ -12,12 +12,13 @@ LOWER = {
     "diffusion": {"configs"},
     "audio": {"configs"},
     "models": {"configs", "nn", "diffusion", "audio"},
+    "adapters": {"configs", "models"},
     "inference": {"configs", "nn", "diffusion", "audio", "models"},
     "data": {"configs", "nn", "diffusion", "audio"},
     "evaluation": {"configs", "nn", "diffusion", "audio", "models", "data"},
     "report": {"configs", "audio"},
-    "training": {"configs", "nn", "diffusion", "audio", "models", "inference", "data", "evaluation", "report"},
-    "cli": {"configs", "nn", "diffusion", "audio", "models", "inference", "data", "evaluation", "report", "training"},
+    "training": {"configs", "nn", "diffusion", "audio", "models", "adapters", "inference", "data", "evaluation", "report"},
+    "cli": {"configs", "nn", "diffusion", "audio", "models", "adapters", "inference", "data", "evaluation", "report", "training"},
 }
 SLOW_TO_IMPORT = {"torchaudio", "scipy", "matplotlib", "lightning", "wandb", "PIL", "soundfile", "soxr", "transformers"}
 POSIX_ONLY = {"fcntl", "grp", "pwd", "resource", "termios"}
@@ -55,7 +56,7 @@ def test_a_module_imports_only_from_layers_below(path):
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in FILES if layer(p) in ("", "configs", "nn", "diffusion", "audio", "models", "inference")],
+    [p for p in FILES if layer(p) in ("", "configs", "nn", "diffusion", "audio", "models", "adapters", "inference")],
     ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_slow_packages_are_imported_where_they_are_used(path):

@@ -57,6 +57,7 @@ RENAMES = (
 
 PRETRANSFORM = "pretransform.model."
 ADAPTER_KEY = re.compile(r"(^|\.)(lora|ia3|hada|lokr|b?oft|vera)_")
+ADAPTER_SETTINGS = ("adapter_config", "lora_config")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class LoadedWeights:
     averaged: whether averaged (EMA) weights took the place of the online ones.
     config: the model config that the file carries, if any.
     source: the file's name.
+    settings: what an adapter file says of itself: its scale, its kind.
     """
 
     state_dict: dict[str, Tensor]
@@ -77,6 +79,7 @@ class LoadedWeights:
     averaged: bool = False
     config: dict[str, Any] | None = None
     source: str = "weights"
+    settings: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,9 @@ def load_weights(path: str | PathLike[str], *, average: bool | None = None) -> L
     if not state:
         raise bad_file(path, f"holds no weights; its entries are {_listed(file.content)}", "name a file of a model's weights")
     plain = LoadedWeights(state, "model", file.metadata, config=_config_in(file), source=str(path))
-    if any(map(ADAPTER_KEY.search, state)) or "adapter_config" in file.metadata:
-        return replace(plain, kind="adapter")
+    settings = next((found for key in ADAPTER_SETTINGS if (found := _json_in(file, key)) is not None), None)
+    if settings is not None or any(map(ADAPTER_KEY.search, state)):
+        return replace(plain, kind="adapter", settings=_settings_beside(file.path) if settings is None else settings)
     host = _host(state, lightning=LIGHTNING_KEY in file.content)
     if host is None:
         return plain
@@ -210,13 +214,25 @@ def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _config_in(file: WeightFile) -> dict[str, Any] | None:
-    config = file.metadata.get(CONFIG_KEY, file.content.get(CONFIG_KEY))
-    if not isinstance(config, str):
-        return config if isinstance(config, dict) else None
+    return _json_in(file, CONFIG_KEY)
+
+
+def _json_in(file: WeightFile, key: str) -> dict[str, Any] | None:
+    """The object that a file carries under `key`: as JSON text in a safetensors header, as it is in a torch file."""
+    found = file.metadata.get(key, file.content.get(key))
+    if not isinstance(found, str):
+        return found if isinstance(found, dict) else None
     try:
-        return json.loads(config)
+        return json.loads(found)
     except ValueError as error:
-        raise bad_file(file.path, f"its model config is no JSON: {error}", "export the model again") from None
+        what = f"its {key.replace('_', ' ')} is no JSON: {error}"
+        raise bad_file(file.path, what, "export the model again" if key == CONFIG_KEY else "save it again") from None
+
+
+def _settings_beside(path: Path) -> dict[str, Any] | None:
+    """What peft writes beside an adapter's weights."""
+    beside = path.with_name(f"{ADAPTER_SETTINGS[0]}.json")
+    return read_json(str(beside))[0] if beside.exists() else None
 
 
 # into a model
@@ -237,7 +253,8 @@ def load_into(model: nn.Module, weights: LoadedWeights, *, allow_partial: bool =
         CheckpointError: the weights do not fit, none of them fits, some are NaN, or they are an adapter.
     """
     if weights.kind == "adapter":
-        raise bad_file(weights.source, "an adapter: it changes a model's weights and is none itself", "name its base model's weights")
+        fix = "name its base here; the adapter is a second --pretrained-ckpt-path of train, and --adapter of generate"
+        raise bad_file(weights.source, "an adapter: it changes a model's weights and is none itself", fix)
     wanted = _part(_tensors(model.state_dict()), prefix)
     given = _best_part(weights.state_dict, wanted, prefix)
     source = weights.source + (" (averaged weights)" if weights.averaged else "")

@@ -146,7 +146,8 @@ def test_an_adapter_is_recognised_and_not_taken_for_a_model(tmp_path):
     assert weights.kind == "adapter"
     with pytest.raises(CheckpointError) as error:
         load_into(Diffusion(), weights)
-    assert problem(error) == ("an adapter: it changes a model's weights and is none itself", "name its base model's weights")
+    fix = "name its base here; the adapter is a second --pretrained-ckpt-path of train, and --adapter of generate"
+    assert problem(error) == ("an adapter: it changes a model's weights and is none itself", fix)
 
 
 def test_other_spellings_of_the_same_parameter_are_one(tmp_path):
