@@ -3,12 +3,19 @@
 What loss is taken is the strategy's business, what the batch becomes is `prepare`'s. `train_step` counts batches that
 the optimizers see: accumulated micro-batches are one step, and so is a batch on which several players move. Lightning's
 `global_step` counts optimizer calls; nothing here uses it.
+
+A step whose input, loss or gradient is not finite on some rank is dropped on all of them: optimizer, EMA and schedulers never
+see it, and neither do the logged means. It counts as a train step all the same, since its batch was seen and players take turns
+by step, and as one of `train/skipped_steps`; after `guard.limit` in a row training ends. Players that moved before another one
+met the fault have moved. A gradient that overflows in a GradScaler's units is no fault: the scale is lowered, and the step is
+dropped without being counted as skipped.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,8 +26,11 @@ from torch import Tensor, nn
 from stable_audio_tools.diffusion.seeds import derive_seed
 from stable_audio_tools.training.meter import MetricMeter
 from stable_audio_tools.training.optim import OptimizerGroup
-from stable_audio_tools.training.rng import restore_rng, rng_state
+from stable_audio_tools.training.rank_state import rank_states, restore_rank
+from stable_audio_tools.training.rng import seed_generators
 from stable_audio_tools.training.strategies.base import TrainingStrategy, Update
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT_KEY = "stable_audio_tools"
 
@@ -54,6 +64,7 @@ class TrainingModule(pl.LightningModule):
         self.train_step = 0
         self.interrupted = False  # asked to end at once
         self.meter = MetricMeter()
+        self.guard = StepGuard()
         self._micro_batch = 0
 
     # what a kind of training fills in
@@ -79,10 +90,10 @@ class TrainingModule(pl.LightningModule):
     # the loop
 
     def setup(self, stage: str) -> None:
-        seed = torch.initial_seed()
+        self.seed = torch.initial_seed()
         if stage == "fit" and self.global_rank:  # only now Lightning knows it; every rank draws its own noise
-            torch.manual_seed(derive_seed(seed, self.global_rank))
-        self.strategy.start(seed=seed, rank=self.global_rank)
+            seed_generators(derive_seed(self.seed, self.global_rank))
+        self.strategy.start(seed=self.seed, rank=self.global_rank)
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         self.players = self.strategy.players(self.model)
@@ -91,83 +102,139 @@ class TrainingModule(pl.LightningModule):
         self._schedulers = {name: scheduler for name, (_, scheduler) in built.items() if scheduler is not None}
         return [optimizer for optimizer, _ in built.values()], list(self._schedulers.values())
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Look at the input of a train step before it is on the device, where looking would mean waiting."""
+        if self.trainer.training:
+            self.guard.look_at_input(batch)
+        return batch
+
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One micro-batch: let the strategy compute losses, step after the last micro-batch of a train step."""
         last = (self._micro_batch + 1) % self.accumulate_batches == 0
-        for update in self.strategy.updates(self.model, self.prepare(batch), self.train_step):
-            self._backward(update)
-            if last:
-                self._optimizer_step(update.player)
+        if self._input_is_good():
+            for update in self.strategy.updates(self.model, self.prepare(batch), self.train_step):
+                self._backward(update)
+                if last and not self._optimizer_step(update.player):
+                    break
         self._micro_batch = (self._micro_batch + 1) % self.accumulate_batches
         if last:
             self._finish_step()
 
+    def _input_is_good(self) -> bool:
+        """Whether no rank has met bad input in this step; ranks must agree before any of them takes a loss."""
+        if self.guard.verdict == "good" and self.trainer.strategy.reduce_boolean_decision(self.guard.cause is not None, all=False):
+            self.guard.verdict = "bad"
+        return self.guard.verdict == "good"
+
     def _backward(self, update: Update) -> None:
-        self.meter.add(update.output.logs)
+        self.guard.take(update.output.loss, update.output.logs)
         self.manual_backward(update.output.loss / self.accumulate_batches)
 
-    def _optimizer_step(self, player: str) -> None:
-        optimizer = self._optimizer_of(player)
-        self.meter.add({f"grad_norm_{player}" if len(self.players) > 1 else "grad_norm": self._clip(player)})
-        optimizer.step()
+    def _optimizer_step(self, player: str) -> bool:
+        """Step the player's optimizer and what follows it; False: the step is to be dropped, and nothing moved."""
+        optimizer, scale = self._optimizer_of(player), self._loss_scale()
+        norm = nn.utils.get_total_norm(self._gradients(player), foreach=True)
+        verdict = self.guard.judge(self.trainer.strategy.reduce(self.guard.signs(norm), reduce_op="sum"), loss_scale=scale)
+        if verdict == "bad":
+            return False
+        if verdict == "good" and self.clip_grad_norm:
+            nn.utils.clip_grads_with_norm_(self.players[player], self.clip_grad_norm * scale, norm, foreach=True)
+        optimizer.step()  # after an overflow the GradScaler lowers its scale here, and does not step
         optimizer.zero_grad(set_to_none=True)
+        if verdict == "overflow":
+            return False
+        self.guard.note({f"grad_norm_{player}" if len(self.players) > 1 else "grad_norm": norm / scale})
         for average, follows in self.averages().values():
             if follows == player:
                 average.update()
+        return True
 
     def _optimizer_of(self, player: str) -> Any:
-        optimizers = self.optimizers()
-        return optimizers[self._player_order.index(player)] if isinstance(optimizers, list) else optimizers
+        return self._optimizers()[self._player_order.index(player)]
 
-    def _clip(self, player: str) -> Tensor:
-        """Clip the player's gradient; return its norm (scalar) before that. Under 16-mixed both are in units of the scaled loss."""
+    def _optimizers(self) -> list[Any]:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    def _gradients(self, player: str) -> list[Tensor]:
+        return [parameter.grad for parameter in self.players[player] if parameter.grad is not None]
+
+    def _loss_scale(self) -> float:
+        """What gradients are multiplied by: under 16-mixed the scale of the GradScaler."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        scale = 1.0 if scaler is None else scaler.get_scale()
-        limit = self.clip_grad_norm * scale if self.clip_grad_norm else math.inf
-        return nn.utils.clip_grad_norm_(self.players[player], limit, foreach=True) / scale
+        return 1.0 if scaler is None else scaler.get_scale()
 
     def _finish_step(self) -> None:
+        bad = self.guard.verdict == "bad"
+        cause = self._why_bad() if bad else ""
+        if self.guard.verdict == "good":
+            self._keep_step()
+        else:
+            self._drop_step()
+        last_straw = self.guard.finish()
+        self.train_step += 1
+        if bad:
+            log.warning("step %d is skipped: %s", self.train_step, cause)
+        if self.train_step % self.log_every_n_steps == 0:
+            self._log_step()
+        if last_straw:
+            raise self._diverged(f"at step {self.train_step}: {self.guard.in_a_row} steps in a row were skipped, this one because {cause}")
+
+    def _keep_step(self) -> None:
+        for logs in self.guard.logs():
+            self.meter.add(logs)
         for scheduler in self._schedulers.values():
             scheduler.step()
-        self.train_step += 1
-        if self.train_step % self.log_every_n_steps == 0:
-            self.log_metrics({f"train/{name}": value for name, value in (self.meter.pop() | self._learning_rates()).items()})
+
+    def _drop_step(self) -> None:
+        for optimizer in self._optimizers():
+            optimizer.zero_grad(set_to_none=True)
+
+    def _why_bad(self) -> str:
+        """What every rank can tell about a bad step; all of them ask."""
+        causes = [self.guard.explain(dict(self.named_parameters()))]
+        if self.trainer.world_size > 1:
+            causes = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(causes, self.guard.explain(dict(self.named_parameters())))
+            causes = [f"rank {rank}: {cause}" for rank, cause in enumerate(causes) if cause is not None]
+        return "; ".join(cause for cause in causes if cause is not None)
+
+    def _log_step(self) -> None:
+        values = self.meter.pop() | self._learning_rates()
+        if self.guard.skipped:
+            values["skipped_steps"] = self.guard.skipped
+        self.log_metrics({f"train/{name}": value for name, value in values.items()})
 
     def _learning_rates(self) -> dict[str, float]:
-        optimizers = self.optimizers()
-        listed = optimizers if isinstance(optimizers, list) else [optimizers]
         suffix = {name: f"_{name}" if len(self._player_order) > 1 else "" for name in self._player_order}
-        return {f"lr{suffix[name]}": optimizer.param_groups[0]["lr"] for name, optimizer in zip(self._player_order, listed, strict=True)}
+        return {
+            f"lr{suffix[name]}": optimizer.param_groups[0]["lr"]
+            for name, optimizer in zip(self._player_order, self._optimizers(), strict=True)
+        }
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Send scalars to every logger at this train step, and to Lightning's own table, which monitors read.
-
-        Raises:
-            FloatingPointError: a loss is not finite, so the weights are lost and going on is a waste.
-        """
-        bad = [f"{name} = {value}" for name, value in metrics.items() if "loss" in name and not math.isfinite(value)]
+        """Send scalars to every logger at this train step, and to Lightning's own table, which monitors read."""
         for logger in self.loggers:
             logger.log_metrics(dict(metrics), step=self.train_step)
         if self.trainer.training and not self.trainer.validating:
             self.log_dict(dict(metrics), logger=False)
-        if bad:
-            raise self._diverged(", ".join(bad))
 
     def check_weights(self) -> None:
-        """Before weights are saved: a loss may have been finite, or not looked at yet, where they no longer are.
+        """Before weights are saved: gradients may have been finite where the weights they led to are not.
 
         Raises:
-            FloatingPointError: some weights are NaN or infinite.
+            FloatingPointError: a weight is NaN or infinite, or a buffer NaN; one may hold infinity on purpose.
         """
-        weights = dict(self.named_parameters())
-        finite = torch.stack([weight.isfinite().all() for weight in weights.values()]).tolist()  # one wait for the device
-        bad = [name for name, good in zip(weights, finite, strict=True) if not good]
+        sound = {name: weight.isfinite().all() for name, weight in self.named_parameters()}
+        sound |= {name: ~buffer.isnan().any() for name, buffer in self.named_buffers() if buffer.is_floating_point()}
+        flags = torch.stack(list(sound.values())).tolist()  # one wait for the device
+        bad = [name for name, good in zip(sound, flags, strict=True) if not good]
         if bad:
-            raise self._diverged(f"{bad[0]} is not finite")
+            raise self._diverged(f"before step {self.train_step}: {bad[0]} is not finite")
 
     def _diverged(self, what: str) -> FloatingPointError:
         return FloatingPointError(
-            f"training diverged before step {self.train_step}: {what}. Lower the learning rate, set clip_grad_norm, "
+            f"training diverged {what}. Lower the learning rate, set clip_grad_norm, "
             "or look for bad audio in the data; --recover goes on from the newest good checkpoint"
         )
 
@@ -180,20 +247,41 @@ class TrainingModule(pl.LightningModule):
     # checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CHECKPOINT_KEY] = {"train_step": self.train_step, "rng": rng_state()}
+        gradients = {name: p.grad for name, p in self.named_parameters() if p.grad is not None} if self._micro_batch else {}
+        accumulated = {"micro_batch": self._micro_batch, "gradients": gradients}
+        checkpoint[CHECKPOINT_KEY] = {
+            "train_step": self.train_step,
+            "skipped": self.guard.state_dict(),
+            "accumulated": accumulated,
+            "ranks": rank_states(self.strategy),
+        }
         checkpoint["model_config"] = self.model_config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if saved := checkpoint.get(CHECKPOINT_KEY):
             self.train_step = saved["train_step"]
-            self._rng_to_restore = saved["rng"]
+            self.guard.load_state_dict(saved.get("skipped", {}))
+            self._resumed = saved
 
     def on_train_start(self) -> None:
-        state = self.__dict__.pop("_rng_to_restore", None)
-        if state and self.global_rank:  # the checkpoint has the generators of rank 0
-            torch.manual_seed(derive_seed(torch.initial_seed(), self.train_step))
-        elif state:
-            restore_rng(state)
+        if saved := self.__dict__.pop("_resumed", None):
+            self._restore_accumulated(**saved["accumulated"])
+            self._restore_rank(saved["ranks"])
+
+    def _restore_accumulated(self, micro_batch: int, gradients: Mapping[str, Tensor]) -> None:
+        self._micro_batch = micro_batch
+        for name, gradient in gradients.items():
+            parameter = self.get_parameter(name)
+            parameter.grad = gradient.to(parameter)
+
+    def _restore_rank(self, states: Sequence[Mapping[str, Any]]) -> None:
+        if len(states) == self.trainer.world_size:
+            restore_rank(states[self.global_rank], self.strategy)
+        else:
+            seed_generators(derive_seed(self.seed, self.train_step, self.global_rank))
+            log.warning(
+                "%d processes go on with a run of %d: the data are shared out anew, with new noise", self.trainer.world_size, len(states)
+            )
 
 
 def average_of(module: nn.Module) -> EMA:

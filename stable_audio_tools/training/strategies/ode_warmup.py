@@ -112,11 +112,11 @@ class OdeWarmup(nn.Module):
             return {"uses": 0}
         inpainting = {name: condition.tensor for name, condition in now.inpainting.items()}
         kept = {"x": now.x, "t": now.t, "target": now.target, "metadata": [dict(item) for item in now.metadata]}
-        return {"uses": self.uses, **kept, "inpainting": inpainting}
+        return {"uses": self.uses, "rank": self.rank, **kept, "inpainting": inpainting}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.trajectories, self.uses = None, 0
-        if "x" in state and self.rank == 0:  # those of rank 0 are in the file; others make their own
+        if "x" in state and state["rank"] == self.rank:  # a rank that the file has none of makes its own
             inpainting = {name: Condition(tensor, None) for name, tensor in state["inpainting"].items()}
             self.trajectories = Trajectories(state["x"], state["t"], state["target"], tuple(state["metadata"]), inpainting)
             self.uses = state["uses"]
