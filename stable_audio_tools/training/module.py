@@ -14,7 +14,6 @@ dropped without being counted as skipped.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,11 +27,13 @@ from stable_audio_tools.training.meter import MetricMeter
 from stable_audio_tools.training.optim import OptimizerGroup
 from stable_audio_tools.training.rank_state import rank_states, restore_rank
 from stable_audio_tools.training.rng import seed_generators
+from stable_audio_tools.training.step_guard import StepGuard
 from stable_audio_tools.training.strategies.base import TrainingStrategy, Update
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_KEY = "stable_audio_tools"
+UNEXPLAINED = "the norm of the gradient is not finite, though each of its parts is"
 
 
 class TrainingModule(pl.LightningModule):
@@ -192,12 +193,12 @@ class TrainingModule(pl.LightningModule):
 
     def _why_bad(self) -> str:
         """What every rank can tell about a bad step; all of them ask."""
-        causes = [self.guard.explain(dict(self.named_parameters()))]
-        if self.trainer.world_size > 1:
-            causes = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(causes, self.guard.explain(dict(self.named_parameters())))
-            causes = [f"rank {rank}: {cause}" for rank, cause in enumerate(causes) if cause is not None]
-        return "; ".join(cause for cause in causes if cause is not None)
+        own = self.guard.explain(dict(self.named_parameters()))
+        if self.trainer.world_size == 1:
+            return own or UNEXPLAINED
+        causes: list[str | None] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(causes, own)
+        return "; ".join(f"rank {rank}: {cause}" for rank, cause in enumerate(causes) if cause is not None) or UNEXPLAINED
 
     def _log_step(self) -> None:
         values = self.meter.pop() | self._learning_rates()
@@ -206,11 +207,9 @@ class TrainingModule(pl.LightningModule):
         self.log_metrics({f"train/{name}": value for name, value in values.items()})
 
     def _learning_rates(self) -> dict[str, float]:
-        suffix = {name: f"_{name}" if len(self._player_order) > 1 else "" for name in self._player_order}
-        return {
-            f"lr{suffix[name]}": optimizer.param_groups[0]["lr"]
-            for name, optimizer in zip(self._player_order, self._optimizers(), strict=True)
-        }
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in self._optimizers()]
+        names = [f"lr_{name}" if len(rates) > 1 else "lr" for name in self._player_order]
+        return dict(zip(names, rates, strict=True))
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Send scalars to every logger at this train step, and to Lightning's own table, which monitors read."""
