@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from stable_audio_tools.models.atomic_file import MARK
 from stable_audio_tools.training.checkpoint_io import CheckpointWriteError
 
 log = logging.getLogger(__name__)
@@ -73,20 +74,11 @@ class RunCheckpoint(Checkpoint):
             return str(error)
         if trainer.is_global_zero:
             try:
-                self._point_last_to(path)
+                give_second_name(path, self.folder / "last.ckpt")
                 self._prune()
             except OSError as error:
                 return f"cannot renew {self.folder / 'last.ckpt'}: {error.strerror or error}"
         return None
-
-    def _point_last_to(self, path: Path) -> None:
-        """`last.ckpt` is the newest file under a second name; a copy only where the file system has no hard links."""
-        last, partial = self.folder / "last.ckpt", self.folder / f"last.ckpt.tmp-{os.getpid()}"
-        try:
-            os.link(path, partial)
-        except OSError:
-            shutil.copyfile(path, partial)
-        partial.replace(last)
 
     def _prune(self) -> None:
         if self.keep < 0:
@@ -95,6 +87,22 @@ class RunCheckpoint(Checkpoint):
         saved = sorted(self.folder.glob("step=*.ckpt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
         for path in saved[: max(len(saved) - self.keep, 0)]:
             path.unlink(missing_ok=True)
+
+
+def give_second_name(path: Path, name: Path) -> None:
+    """Make `name` a name of the same file, whatever it was before; a copy only where the file system has no hard links.
+
+    Raises:
+        OSError: no space, no permission and the like; `name` is as it was.
+    """
+    partial = name.with_name(f"{name.name}{MARK}{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(path, partial)
+    except OSError:
+        shutil.copyfile(path, partial)
+    partial.replace(name)
+    partial.unlink(missing_ok=True)  # where both were names of one file already, replacing does nothing
 
 
 class SignalGuard(pl.Callback):
