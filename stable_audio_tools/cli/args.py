@@ -25,10 +25,12 @@ CHOICES = {
 }
 LEAST = {
     "max_steps": 0, "max_epochs": 0, "max_minutes": 0, "batch_size": 1, "num_workers": 0, "seed": 0, "accum_batches": 1,
-    "gradient_clip_val": 0, "val_every": 0, "checkpoint_every": 0, "save_top_k": -1, "log_every": 1, "num_nodes": 1,
+    "gradient_clip_val": 0, "max_bad_steps": 0, "val_every": 0, "checkpoint_every": 0, "save_top_k": -1, "log_every": 1, "num_nodes": 1,
 }  # fmt: skip
 FILES = ("model_config", "dataset_config", "val_dataset_config", "ckpt_path", "pretrained_ckpt_path", "pretransform_ckpt_path")
 """Options that name a file; in an INI file they are relative to that file."""
+SEVERAL = ("pretrained_ckpt_path",)
+"""Options that may be given several times; in an INI file, one value a line."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Option:
         Raises:
             ValueError: says what was expected.
         """
+        if self.name in SEVERAL:
+            return tuple(line.strip() for line in text.splitlines() if line.strip())
         value = _typed(text, self.default)
         if self.name in CHOICES and value not in CHOICES[self.name]:
             raise ValueError(f"expected one of {', '.join(c for c in CHOICES[self.name] if c)}, got {text!r}")
@@ -80,7 +84,7 @@ def read_options(path: Path | None = None) -> tuple[Option, ...]:
             comments.append(line.lstrip("# ").strip())
         elif "=" in line:
             name, _, text = (part.strip() for part in line.partition("="))
-            options.append(Option(name, _literal(text), " ".join(comments)))
+            options.append(Option(name, () if name in SEVERAL else _literal(text), " ".join(comments)))
             comments = []
     return tuple(options)
 
@@ -90,6 +94,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for option in read_options():
         shown = f"{option.help} (default: {_shown(option.default)})".replace("%", "%%")
         more: dict[str, Any] = {"nargs": "?", "const": "true"} if isinstance(option.default, bool) else {}
+        more |= {"action": "append"} if option.name in SEVERAL else {}
         parser.add_argument(option.flag, dest=option.name, default=None, help=shown, metavar=_metavar(option), **more)
 
 
@@ -103,7 +108,8 @@ def resolve(given: argparse.Namespace) -> dict[str, Any]:
         ConfigError: every bad value at once.
     """
     options = {option.name: option for option in read_options()}
-    texts = {name: (getattr(given, name), options[name].flag) for name in options if getattr(given, name) is not None}
+    typed = {name: getattr(given, name) for name in options if getattr(given, name) is not None}
+    texts = {name: ("\n".join(text) if name in SEVERAL else text, options[name].flag) for name, text in typed.items()}
     config_file = _config_file(given)
     if config_file is not None:
         texts = _from_ini(config_file, options) | texts
@@ -140,7 +146,8 @@ def _from_ini(path: Path, options: dict[str, Option]) -> dict[str, tuple[str, st
     found = {name: (text, f"{path}: {name}") for name, text in parser.defaults().items()}
     for name in FILES:
         if name in found and found[name][0]:
-            found[name] = (str(path.parent / found[name][0]), found[name][1])
+            files = [str(path.parent / line.strip()) for line in found[name][0].splitlines() if line.strip()]
+            found[name] = ("\n".join(files), found[name][1])
     return found
 
 
@@ -180,7 +187,7 @@ def _number(text: str) -> float:
 
 
 def _shown(default: Any) -> str:
-    return str(default).lower() if isinstance(default, bool) else str(default) if default != "" else "none"
+    return str(default).lower() if isinstance(default, bool) else str(default) if default not in ("", ()) else "none"
 
 
 def _metavar(option: Option) -> str:

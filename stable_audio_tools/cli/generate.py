@@ -41,6 +41,7 @@ SLUG = 48  # characters of a prompt that a file name repeats
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, metavar="FILE|RUN_DIR", help="weights (safetensors), or the folder of a run")
+    add("--adapter", action="append", default=[], metavar="FILE[:STRENGTH]", help="merge this adapter into the model; repeat it for more")
     add("--prompt", action="append", default=[], metavar="TEXT", help="what to make; repeat it for more clips")
     add("--prompts-file", metavar="FILE", help="a text file with one prompt a line")
     add("--negative-prompt", metavar="TEXT", help="what to guide away from")
@@ -102,12 +103,16 @@ def run(args: argparse.Namespace) -> int:
         from stable_audio_tools.audio.io import probe
 
         probe(path)  # before weights are read
+    from stable_audio_tools.adapters import AdapterFile, merge_adapter, read_adapter
     from stable_audio_tools.models.pretrained import get_pretrained_model
 
+    adapters = [(read_adapter(path), strength) for path, strength in map(AdapterFile.parse, args.adapter)]
     model, config = get_pretrained_model(args.model)
     if config["model_type"] not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
         raise ConfigError(f"model_type is {config['model_type']!r}; generate makes audio with {known} models", f"--model {args.model}")
+    for adapter, strength in adapters:
+        log.info("%s", merge_adapter(model, adapter, strength))
     request = _request(args, prompts, model, config)  # type: ignore[arg-type]
     for path in _generate(args, request, model, out):  # type: ignore[arg-type]
         print(path)
@@ -359,6 +364,7 @@ def _settings(args: argparse.Namespace, request: Request, model: DiffusionModel,
     conditions = dict(request.metadata[index])
     settings = {
         "model": args.model,
+        "adapters": args.adapter or None,
         "prompt": conditions.pop("prompt", None),
         "conditions": conditions or None,
         "negative_prompt": args.negative_prompt,

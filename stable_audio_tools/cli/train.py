@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
 def _resume_command(args: argparse.Namespace, options: Mapping[str, Any]) -> str:
     """What was typed, with `--recover`: the command that goes on with this run."""
     typed = {name: getattr(args, name) for name in options if getattr(args, name) is not None and name not in ("recover", "ckpt_path")}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in typed.items()]
+    several = {name: value if isinstance(value, list) else [value] for name, value in typed.items()}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, values in several.items() for value in values]
     return shlex.join(["stable-audio-tools", "train", *flags, "--recover"])
 
 
@@ -135,7 +136,7 @@ def _module(options: Mapping[str, Any], settings: RunSettings) -> TrainingModule
             fold_weight_norm=options["remove_pretransform_weight_norm"],
             allow_partial=options["allow_partial"],
         ),
-        steps=StepSettings(options["accum_batches"], options["gradient_clip_val"], options["log_every"]),
+        steps=StepSettings(options["accum_batches"], options["gradient_clip_val"], options["log_every"], options["max_bad_steps"]),
         resume_from=settings.resume_from,
     )
 

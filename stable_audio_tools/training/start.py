@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from stable_audio_tools.adapters import load_with_adapters
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.models.checkpoints import load_into, load_weights
 from stable_audio_tools.models.factory import create_model_from_config
@@ -19,6 +20,7 @@ from stable_audio_tools.training.checkpoint_io import check_fits
 from stable_audio_tools.training.config import AnyRun
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
 from stable_audio_tools.training.module import TrainingModule
+from stable_audio_tools.training.step_guard import MAX_BAD_STEPS
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +31,13 @@ FoldWeightNorm = Literal["", "pre_load", "post_load"]
 class StartingWeights:
     """Weights that a new training starts from, in any kind of file that `load_weights` reads.
 
-    pretrained: of the model; "": random ones. pretransform: of its pretransform.
+    pretrained: of the model, then adapters to merge into it, each as FILE or FILE:STRENGTH; none: random weights.
+    pretransform: of its pretransform.
     fold_weight_norm: the pretransform's weight norm is folded before its weights are loaded (the file is folded already) or after.
     allow_partial: take what fits when a file does not fit the model.
     """
 
-    pretrained: str = ""
+    pretrained: tuple[str, ...] = ()
     pretransform: str = ""
     fold_weight_norm: FoldWeightNorm = ""
     allow_partial: bool = False
@@ -45,8 +48,8 @@ class StartingWeights:
         Raises:
             ConfigError: a file cannot be used, or the model has no place for it.
         """
-        if self.pretrained:
-            log.info("%s", load_into(model, load_weights(self.pretrained), allow_partial=self.allow_partial))
+        for report in load_with_adapters(model, self.pretrained, allow_partial=self.allow_partial):
+            log.info("%s", report)
         if self.pretransform or self.fold_weight_norm:
             self._load_pretransform(getattr(model, "pretransform", None))
 
@@ -69,15 +72,18 @@ class StepSettings:
     accumulate_batches: batches whose gradients are added up before a step.
     clip_grad_norm: largest gradient norm; 0: as the model config says.
     log_every: train steps between two rows of metrics.
+    max_bad_steps: skipped steps in a row after which training ends; 0: never.
     """
 
     accumulate_batches: int = 1
     clip_grad_norm: float = 0.0
     log_every: int = 10
+    max_bad_steps: int = MAX_BAD_STEPS
 
     def apply_to(self, module: TrainingModule) -> None:
         module.accumulate_batches = self.accumulate_batches
         module.log_every_n_steps = self.log_every
+        module.guard.limit = self.max_bad_steps
         module.clip_grad_norm = self.clip_grad_norm or module.clip_grad_norm
 
 

@@ -114,3 +114,12 @@ def test_a_mistyped_flag_or_command_gets_the_nearest(capsys):
     assert 'did you mean "--max-steps"?' in capsys.readouterr().err
     assert main(["trian"]) == 2
     assert 'did you mean "train"?' in capsys.readouterr().err
+
+
+def test_weights_may_be_several_files_on_the_command_line_and_in_an_ini_file(tmp_path):
+    assert resolved("--model-config", "m.json")["pretrained_ckpt_path"] == ()
+    values = resolved("--model-config", "m.json", "--pretrained-ckpt-path", "base.ckpt", "--pretrained-ckpt-path", "lora:0.5")
+    assert values["pretrained_ckpt_path"] == ("base.ckpt", "lora:0.5")
+    ini = tmp_path / "my.ini"
+    ini.write_text("[DEFAULTS]\npretrained_ckpt_path = base.ckpt\n  lora:0.5\n")
+    assert resolved("--config-file", str(ini))["pretrained_ckpt_path"] == (f"{tmp_path}/base.ckpt", f"{tmp_path}/lora:0.5")

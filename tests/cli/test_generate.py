@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import configs
@@ -14,7 +15,7 @@ import configs
 from stable_audio_tools.audio.io import load_audio, save_audio
 from stable_audio_tools.cli.main import main
 from stable_audio_tools.models import create_model_from_config
-from stable_audio_tools.models.checkpoints import save_model
+from stable_audio_tools.models.checkpoints import load_weights, save_model
 
 NUMBER = {"type": "number", "config": {"min_val": 0, "max_val": 60}}
 BELL = ["--prompt", "a bell playing A4, soft"]
@@ -306,3 +307,42 @@ def test_the_help_does_not_load_torch():
     code = f"import argparse, sys; from stable_audio_tools.cli import generate; {parser}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def lora(path, model, layer="model.transformer.layers.0.self_attn.to_qkv"):
+    """An adapter of rank 2, as Stable Audio 3 saves it."""
+    weight = load_weights(model).state_dict[f"model.{layer}.weight"]
+    generator = torch.Generator().manual_seed(0)
+    parts = {"lora_A": torch.randn(2, weight.shape[1], generator=generator), "lora_B": torch.randn(weight.shape[0], 2, generator=generator)}
+    named = {f"{layer}.parametrizations.weight.0.{name}": part for name, part in parts.items()}
+    save_file(named, path, {"lora_config": '{"rank": 2, "alpha": 2}'})
+    return str(path)
+
+
+def test_an_adapter_changes_what_is_made_and_strength_zero_does_not(generate, model):
+    def audio(*adapters):
+        return load_audio(generate(model, *BELL, "--seed", "0", "--out", "clip.wav", *adapters)[1][0])[0]
+
+    file = lora("style.safetensors", model)
+    plain, whole, half, none = audio(), audio("--adapter", file), audio("--adapter", f"{file}:0.5"), audio("--adapter", f"{file}:0")
+    assert torch.equal(plain, none)
+    assert not torch.equal(plain, whole) and not torch.equal(whole, half)
+    twice = audio("--adapter", f"{file}:0.25", "--adapter", f"{file}:0.25")
+    torch.testing.assert_close(twice, half, atol=1e-4, rtol=0)
+    assert json.loads(Path("clip.json").read_text())["adapters"] == [f"{file}:0.25"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.safetensors", "missing.safetensors: no such file"),
+        ("style.safetensors:inf", "the strength must be a finite number"),
+        ("other.safetensors", "an adapter of another model: 1 not in this model"),
+    ],
+)
+def test_an_adapter_that_cannot_be_used_is_told(generate, model, name, message):
+    lora("style.safetensors", model)
+    other = {key.replace("layers.0", "layers.9"): value for key, value in load_file("style.safetensors").items()}
+    save_file(other, "other.safetensors", {"lora_config": "{}"})
+    status, made, err = generate(model, *BELL, "--adapter", name)
+    assert (status, made) == (2, []) and message in err

@@ -16,7 +16,7 @@ import soundfile
 import torch
 import wandb
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import configs
@@ -271,6 +271,24 @@ def test_weights_that_fit_in_part_need_permission(train, tmp_path, capsys):
     message = capsys.readouterr().err
     assert first in message and "--allow-partial" in message and not train.run.exists()
     assert train("--pretrained-ckpt-path", tmp_path / "part.pt", "--allow-partial") == 0
+
+
+def test_training_starts_from_a_base_with_adapters_merged(train, tmp_path, capsys):
+    base = create_model_from_config(configs.text_to_audio()).state_dict()
+    torch.save(base, tmp_path / "base.pt")
+    layer = "model.transformer.layers.1.ff.ff.2"
+    out, width = base[f"model.{layer}.weight"].shape
+    parts = {"lora_A": torch.ones(2, width), "lora_B": torch.ones(out, 2)}
+    named = {f"{layer}.parametrizations.weight.0.{name}": part for name, part in parts.items()}
+    save_file(named, tmp_path / "lora.safetensors", {"lora_config": '{"rank": 2, "alpha": 1}'})
+    still = configs.text_to_audio(learning_rate=1e-12, use_ema=False)
+    files = [tmp_path / "base.pt", f"{tmp_path / 'lora.safetensors'}:0.5"]
+    assert train(*(part for file in files for part in ("--pretrained-ckpt-path", file)), model=still) == 0
+    base[f"model.{layer}.weight"] += 0.5
+    for key, value in train.exported("run").items():
+        torch.testing.assert_close(value, base[key], rtol=1e-5, atol=1e-6)
+    assert train("--pretrained-ckpt-path", files[1], "--name", "other") == 2
+    assert "name its base first: --pretrained-ckpt-path BASE --pretrained-ckpt-path ADAPTER" in capsys.readouterr().err
 
 
 def latent_text_to_audio():
