@@ -52,6 +52,11 @@ class InpaintMasks(StrictModel):
             raise ConfigError([Problem(path, f"the probabilities add up to {sum(shares):g} and not to 1", "change one of them")])
         return self
 
+    @property
+    def gives(self) -> bool:
+        """Whether there is a kind that gives some frames."""
+        return any(share > 0 for name, share in zip(KINDS, self.mask_type_probabilities, strict=False) if name != "full")
+
     def draw(self, real: Tensor) -> Tensor:
         """A mask for each item, from torch's global generator of the CPU.
 

@@ -30,6 +30,7 @@ from stable_audio_tools.models.config import (
 )
 from stable_audio_tools.training.sections import (
     AutoencoderTrainingConfig,
+    DenoisingTrainingConfig,
     DiffusionAutoencoderTrainingConfig,
     DiffusionTrainingConfig,
     DiffusionUncondTrainingConfig,
@@ -59,6 +60,11 @@ class DiffusionUncondRun(DiffusionUncondModel):
     training: DiffusionUncondTrainingConfig  # type: ignore[assignment]  # narrowed from an unread mapping
 
     @model_validator(mode="after")
+    def _errors_can_be_scaled(self) -> DiffusionUncondRun:
+        _check_variance(self.training, self.model.io_channels)
+        return self
+
+    @model_validator(mode="after")
     def _demo_sampler_fits(self) -> DiffusionUncondRun:
         _check_demo_sampler(self.training.demo.sampler_type, self.model.diffusion_objective)
         return self
@@ -68,6 +74,11 @@ class BaseDiffusionCondRun(BaseDiffusionCondModel):
     """What runs of conditional models share, whether they inpaint or not."""
 
     training: DiffusionTrainingConfig  # type: ignore[assignment]  # narrowed from an unread mapping
+
+    @model_validator(mode="after")
+    def _errors_can_be_scaled(self) -> BaseDiffusionCondRun:
+        _check_variance(self.training, self.model.io_channels)
+        return self
 
     @model_validator(mode="after")
     def _demo_sampler_fits(self) -> BaseDiffusionCondRun:
@@ -117,6 +128,11 @@ class DiffusionAutoencoderRun(DiffusionAutoencoderModel):
     training: DiffusionAutoencoderTrainingConfig  # type: ignore[assignment]  # narrowed from an unread mapping
 
     @model_validator(mode="after")
+    def _errors_can_be_scaled(self) -> DiffusionAutoencoderRun:
+        _check_variance(self.training, self.model.diffusion.io_channels)
+        return self
+
+    @model_validator(mode="after")
     def _spectra_fit_the_audio(self) -> DiffusionAutoencoderRun:
         losses, (_, channels) = self.training.loss_configs, self.model.audio_channels
         if self.training.use_reconstruction_loss:
@@ -126,6 +142,12 @@ class DiffusionAutoencoderRun(DiffusionAutoencoderModel):
             path = ("training", "loss_configs", "spectral", "config")
             raise ConfigError([Problem((*path, key), what, "remove the key", on_key=True) for key in stereo])
         return self
+
+
+def _check_variance(training: DenoisingTrainingConfig, channels: int) -> None:
+    if training.loss_normalization == "timestep" and channels == 1:
+        message = "the model has one channel, so a frame has no variance over channels"
+        raise ConfigError([Problem(("training", "loss_normalization"), message, 'use "sample"', training.loss_normalization)])
 
 
 def _check_demo_sampler(name: str | None, objective: str) -> None:

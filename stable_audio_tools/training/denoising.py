@@ -9,9 +9,9 @@ from torch import Tensor
 
 from stable_audio_tools.diffusion.seeds import derive_seed, generator_for
 from stable_audio_tools.inference.generation import isolated_generators
-from stable_audio_tools.training.losses.terms import masked_mean
+from stable_audio_tools.training.losses.denoising import weighted_mean
 from stable_audio_tools.training.module import TrainingModule
-from stable_audio_tools.training.noising import NoisyBatch, noisy_at, squared_error
+from stable_audio_tools.training.noising import NoisyBatch, frame_weights, noisy_at, squared_error
 from stable_audio_tools.training.optim import default_optimizers
 from stable_audio_tools.training.prepare import AudioBatch
 from stable_audio_tools.training.strategies.base import LatentBatch, TrainingStrategy
@@ -35,7 +35,7 @@ class DenoisingModule(TrainingModule):
         optimizers = default_optimizers(training, *training.required_players())
         super().__init__(strategy, optimizers, model_config, clip_grad_norm=training.clip_grad_norm)
         self.validation_timesteps = training.validation_timesteps
-        self.mask_padding = training.mask_padding
+        self.mask_padding, self.given_loss_weight = training.mask_padding, training.given_loss_weight
 
     def prepare(self, batch: AudioBatch) -> LatentBatch:
         return self.latent_batch(batch, self.model)
@@ -49,7 +49,10 @@ class DenoisingModule(TrainingModule):
         raise NotImplementedError
 
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> None:
-        """Loss of the sampling weights at fixed timesteps; all that is random is fixed, so two validations differ by the weights alone."""
+        """Squared error of the sampling weights at fixed timesteps, over the frames that count in training, neither weighted nor scaled.
+
+        All that is random is fixed, so two validations differ by the model's weights alone.
+        """
         model = self.sampling_model
         with isolated_generators(self.device, derive_seed(VALIDATION_SEED, batch_idx)):
             prepared = self.latent_batch(batch, model)
@@ -61,4 +64,4 @@ class DenoisingModule(TrainingModule):
     def _loss_at(self, model: Any, batch: LatentBatch, noise: Tensor, level: float) -> Tensor:
         noisy = noisy_at(model, batch.latents, noise, torch.full_like(batch.latents[:, 0, 0], level))
         error = squared_error(self.velocity(model, noisy, batch), noisy)
-        return masked_mean(error, batch.mask[:, None] if self.mask_padding else None)
+        return weighted_mean(error, frame_weights(batch, batch.mask if self.mask_padding else None, self.given_loss_weight))

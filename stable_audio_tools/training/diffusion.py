@@ -94,10 +94,16 @@ class DiffusionUncondTrainingWrapper(DiffusionTrainingWrapper):
 
 
 class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
-    """Host of `diffusion_cond` and `diffusion_cond_inpaint` models, with `training.inpainting` on masked input."""
+    """Host of `diffusion_cond` and `diffusion_cond_inpaint` models, with `training.inpainting` on masked input.
+
+    Where no condition is ever left out, what a network has learned to put in its place stays as it is.
+    """
 
     def __init__(self, config: BaseDiffusionCondRun, model: ConditionedDiffusion, model_config: dict[str, Any]):
         training = config.training
+        if training.cfg_dropout_prob == 0:
+            for parameter in model.model.null_parameters():  # without a gradient, it would stop plain DDP
+                parameter.requires_grad_(False)
         super().__init__(training, model, self.build_strategy(config, model), model_config)
         self.inpaint_masks = training.inpainting.mask_kwargs if training.inpainting else None
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.diffusion.objectives import Objective
+from stable_audio_tools.diffusion.objectives import Objective, expand
 from stable_audio_tools.diffusion.timesteps import DistributionShift, parse_timestep_sampler
-from stable_audio_tools.training.losses.terms import masked_mean
+from stable_audio_tools.models.conditioners import INPAINT_IDS
+from stable_audio_tools.training.coupling import nearest_noise
+from stable_audio_tools.training.losses.denoising import min_snr_weight, target_variance, weighted_mean
+from stable_audio_tools.training.meter import Counted
 from stable_audio_tools.training.strategies.base import LatentBatch, LossOutput
 
 if TYPE_CHECKING:
@@ -33,11 +36,13 @@ class NoisyBatch:
     x_t: (B, C, T) noisy latents.
     t: (B,) noise levels in [0, 1].
     target: (B, C, T) the velocity to predict.
+    weight: (B,) how much each example counts; None: all the same.
     """
 
     x_t: Tensor
     t: Tensor
     target: Tensor
+    weight: Tensor | None = None
 
 
 class Noising(nn.Module):
@@ -54,6 +59,9 @@ class Noising(nn.Module):
         self.p_one_shot = config.p_one_shot
         self.mask_padding = config.mask_padding
         self.mask_padding_dropout = config.mask_padding_dropout
+        self.given_loss_weight = config.given_loss_weight
+        self.ot_coupling, self.min_snr_gamma = config.ot_coupling, config.min_snr_gamma
+        self.loss_normalization, self.loss_norm_eps = config.loss_normalization, config.loss_norm_eps
         self.log_loss_info = config.log_loss_info
 
     def start(self, *, seed: int, rank: int) -> None:
@@ -62,7 +70,11 @@ class Noising(nn.Module):
 
     def draw(self, model: Noisable, batch: LatentBatch) -> NoisyBatch:
         t = self.timesteps(model, batch)
-        return noisy_at(model, batch.latents, torch.randn_like(batch.latents), t)
+        noise = torch.randn_like(batch.latents)
+        noisy = noisy_at(model, batch.latents, nearest_noise(batch.latents, noise) if self.ot_coupling else noise, t)
+        if self.min_snr_gamma is None:
+            return noisy
+        return replace(noisy, weight=min_snr_weight(*model.objective.alpha_sigma(t), self.min_snr_gamma))
 
     def timesteps(self, model: Noisable, batch: LatentBatch) -> Tensor:
         """(B,) noise levels on the latents' device, float32."""
@@ -74,22 +86,36 @@ class Noising(nn.Module):
             t = torch.where(torch.rand_like(t) < self.p_one_shot, torch.ones_like(t), t)
         return t
 
-    def loss_mask(self, batch: LatentBatch) -> Tensor | None:
-        """(B, 1, T) bool of the frames that count, or None for all of them."""
-        if not self.mask_padding or (self.mask_padding_dropout > 0 and torch.rand(()) < self.mask_padding_dropout):
-            return None
-        return batch.mask[:, None, :]
+    def frame_weights(self, batch: LatentBatch) -> Tensor | None:
+        """`frame_weights` of a training step, on which padding may count after all."""
+        if not self.mask_padding:
+            return frame_weights(batch, None, self.given_loss_weight)
+        real = batch.mask
+        if self.mask_padding_dropout > 0:
+            real = real | (torch.rand(()) < self.mask_padding_dropout).to(real.device)
+        return frame_weights(batch, real, self.given_loss_weight)
 
     def velocity(self, model: nn.Module, noisy: NoisyBatch, batch: LatentBatch) -> Tensor:
         """What the model says in training, where some items lose their conditions."""
         return velocity(model, noisy, batch, cfg_dropout_prob=self.cfg_dropout_prob)
 
     def denoising_loss(self, output: Tensor, noisy: NoisyBatch, batch: LatentBatch) -> LossOutput:
-        """Mean squared error (scalar) of an output (B, C, T) where the loss is to look, with its logs."""
-        error, mask = squared_error(output, noisy), self.loss_mask(batch)
-        per_example = masked_mean(error, mask, dim=(1, 2))
-        loss = masked_mean(error, mask)
-        logs = {"loss": loss.detach(), "std_data": batch.latents.detach().std()}
+        """Mean squared error (scalar) of an output (B, C, T) where the loss is to look, weighted and scaled as it says, with its logs.
+
+        All counting values of a batch weigh the same; where errors are scaled, all examples do, whatever their length.
+        """
+        frames, error = self.frame_weights(batch), squared_error(output, noisy)
+        plain = weighted_mean(error.detach(), frames)
+        scaled = self.loss_normalization != "none"
+        if scaled:
+            error = error / target_variance(noisy.target, frames, self.loss_normalization, self.loss_norm_eps)
+        if noisy.weight is not None:
+            error = expand(noisy.weight, error) * error
+        per_example = weighted_mean(error, frames, dim=(1, 2))
+        loss = per_example.mean() if scaled else weighted_mean(error, frames)
+        logs: dict[str, Tensor | Counted] = {"loss": loss.detach(), "std_data": batch.latents.detach().std()}
+        if scaled or noisy.weight is not None:
+            logs["mse"] = plain
         if self.log_loss_info:
             logs |= loss_by_noise_level(per_example.detach(), noisy.t)
         return LossOutput(loss, logs, per_example.detach())
@@ -113,15 +139,28 @@ def velocity(model: Any, noisy: NoisyBatch, batch: LatentBatch, *, cfg_dropout_p
     return model(noisy.x_t, noisy.t, cond=batch.conditions, cfg_dropout_prob=cfg_dropout_prob)
 
 
+def frame_weights(batch: LatentBatch, real: Tensor | None, given_weight: float) -> Tensor | None:
+    """(B, 1, T) float32, how much each frame counts in a loss, or None: all the same.
+
+    Args:
+        real: (B, T) bool, the frames that are not to be left out as padding; None: none is left out.
+        given_weight: of the frames that an inpainting model is given.
+    """
+    weights = None if real is None else real[:, None].float()
+    if given_weight != 1 and batch.conditions is not None:
+        made = 1 - (1 - given_weight) * batch.conditions[INPAINT_IDS[0]].tensor.float()
+        weights = made if weights is None else weights * made
+    return weights
+
+
 def squared_error(output: Tensor, noisy: NoisyBatch) -> Tensor:
     """(B, C, T) float32."""
     return (output.float() - noisy.target.float()).square()  # float: the mean of a bf16 square is too coarse
 
 
-def loss_by_noise_level(per_example: Tensor, t: Tensor) -> dict[str, Tensor]:
-    """Mean loss (scalar) in each of ten equal buckets of t that holds an example; keys `loss_t_0.0-0.1` and so on."""
+def loss_by_noise_level(per_example: Tensor, t: Tensor) -> dict[str, Counted]:
+    """The loss in each of ten equal buckets of t, whether it holds an example or not; keys `loss_t_0.0-0.1` and so on."""
     bucket = (t * LOSS_BUCKETS).long().clamp(max=LOSS_BUCKETS - 1)
-    total = torch.zeros(LOSS_BUCKETS, device=t.device).index_add_(0, bucket, per_example.float())
-    count = torch.bincount(bucket, minlength=LOSS_BUCKETS)
-    names = [f"loss_t_{i / LOSS_BUCKETS:.1f}-{(i + 1) / LOSS_BUCKETS:.1f}" for i in range(LOSS_BUCKETS)]
-    return {name: total[i] / count[i] for i, name in enumerate(names) if count[i] > 0}
+    zeros = torch.zeros(LOSS_BUCKETS, device=t.device)
+    total, count = zeros.index_add(0, bucket, per_example.float()), zeros.index_add(0, bucket, torch.ones_like(per_example.float()))
+    return {f"loss_t_{i / LOSS_BUCKETS:.1f}-{(i + 1) / LOSS_BUCKETS:.1f}": Counted(total[i], count[i]) for i in range(LOSS_BUCKETS)}

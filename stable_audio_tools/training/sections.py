@@ -21,11 +21,24 @@ from stable_audio_tools.training.demos.config import (
     LanguageModelDemoConfig,
 )
 from stable_audio_tools.training.losses.config import AutoencoderLossConfig
+from stable_audio_tools.training.losses.denoising import LossNormalization
 from stable_audio_tools.training.losses.diffusion_autoencoder import DiffusionAutoencoderLossConfig
 from stable_audio_tools.training.optim import OptimizerGroup
 from stable_audio_tools.training.strategies import STRATEGIES
 from stable_audio_tools.training.strategies.arc import ArcConfig, TrimConfig
 from stable_audio_tools.training.strategies.supervised import SupervisedConfig
+
+IDLE_WITH_ARC = (
+    "strategy",
+    "p_one_shot",
+    "mask_padding",
+    "mask_padding_dropout",
+    "ot_coupling",
+    "min_snr_gamma",
+    "loss_normalization",
+    "loss_norm_eps",
+    "log_loss_info",
+)
 
 
 def _refuse(value: Any) -> Any:
@@ -106,6 +119,21 @@ class DenoisingTrainingConfig(TrainingConfig):
     p_one_shot: float = Field(0.0, ge=0, le=1, description="share of examples trained from pure noise, t = 1")
     mask_padding: bool = Field(False, description="leave padding out of the loss")
     mask_padding_dropout: float = Field(0.0, ge=0, le=1, description="share of batches whose padding counts after all")
+    ot_coupling: bool = Field(
+        False,
+        description="give each clip of a rank's batch the nearest of its noises (arXiv:2302.00482); samplers that add noise assume that it "
+        "is independent",
+    )
+    min_snr_gamma: float | None = Field(
+        None,
+        gt=0,
+        description="weigh errors by min(SNR, gamma), in units of the velocity; the paper's is 5 (arXiv:2303.09556); null: evenly",
+    )
+    loss_normalization: LossNormalization = Field(
+        "none",
+        description="divide errors by the target's variance: at each frame over channels (timestep), in each example, or in its channels",
+    )
+    loss_norm_eps: float = Field(1e-6, gt=0, description="added to that variance")
     log_loss_info: bool = Field(False, description="also log the loss by noise level, in ten buckets of t")
     validation_timesteps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((0.1, 0.3, 0.5, 0.7, 0.9), min_length=1)
 
@@ -113,6 +141,30 @@ class DenoisingTrainingConfig(TrainingConfig):
     def _timestep_sampler_exists(self) -> DenoisingTrainingConfig:
         parse_timestep_sampler(self.timestep_sampler, self.timestep_sampler_options)
         return self
+
+    @model_validator(mode="after")
+    def _loss_settings_act(self) -> DenoisingTrainingConfig:
+        if problems := [*self._idle_loss_settings()]:
+            raise ConfigError(problems)
+        return self
+
+    def _idle_loss_settings(self) -> Iterator[Problem]:
+        if self.mask_padding_dropout > 0 and not self.mask_padding:
+            yield Problem(
+                ("mask_padding_dropout",), "no effect without mask_padding", "set mask_padding to true, or remove it", on_key=True
+            )
+        if "loss_norm_eps" in self.model_fields_set and self.loss_normalization == "none":
+            yield Problem(
+                ("loss_norm_eps",), "no effect without loss_normalization", "name a loss_normalization, or remove it", on_key=True
+            )
+        if self.p_one_shot > 0 and self.min_snr_gamma is not None:
+            message = "no effect with min_snr_gamma, which gives pure noise the weight 0"
+            yield Problem(("p_one_shot",), message, "remove one of the two", on_key=True)
+
+    @property
+    def given_loss_weight(self) -> float:
+        """How much the frames count that the model is given."""
+        return 1.0
 
     @property
     def condition_dropout(self) -> float:
@@ -136,6 +188,16 @@ class InpaintingConfig(StrictModel):
     """Train to fill in what a mask leaves out."""
 
     mask_kwargs: InpaintMasks = Field(InpaintMasks(), description="which frames are left out")
+    given_loss_weight: float = Field(
+        1.0, ge=0, le=1, description="weight in the loss of frames that the model is given; 0: only those that it has to make count"
+    )
+
+    @model_validator(mode="after")
+    def _some_are_given(self) -> InpaintingConfig:
+        if self.given_loss_weight != 1 and not self.mask_kwargs.gives:
+            fix = "give another kind of mask a share, or remove it"
+            raise ConfigError([Problem(("given_loss_weight",), "no effect: the masks never give a frame", fix, on_key=True)])
+        return self
 
 
 class DiffusionTrainingConfig(DenoisingTrainingConfig):
@@ -161,6 +223,10 @@ class DiffusionTrainingConfig(DenoisingTrainingConfig):
     def condition_dropout(self) -> float:
         return self.cfg_dropout_prob
 
+    @property
+    def given_loss_weight(self) -> float:
+        return self.inpainting.given_loss_weight if self.inpainting is not None else 1.0
+
     @classmethod
     def players(cls) -> tuple[str, ...]:
         return ("diffusion", "discriminator")
@@ -175,10 +241,12 @@ class DiffusionTrainingConfig(DenoisingTrainingConfig):
             yield Problem(("optimizer_configs", "discriminator"), "there is no discriminator without arc", "remove it", on_key=True)
 
     def _idle_with_arc(self) -> Iterator[Problem]:
-        idle = ("strategy", "p_one_shot", "mask_padding", "mask_padding_dropout", "log_loss_info")
-        for name in idle:
+        message = "no effect with arc, which has losses and noise levels of its own"
+        for name in IDLE_WITH_ARC:
             if getattr(self, name) != type(self).model_fields[name].default or (name == "strategy" and name in self.model_fields_set):
-                yield Problem((name,), "no effect with arc, which has losses and noise levels of its own", "remove it", on_key=True)
+                yield Problem((name,), message, "remove it", on_key=True)
+        if self.given_loss_weight != 1:
+            yield Problem(("inpainting", "given_loss_weight"), message, "remove it", on_key=True)
 
 
 class DiffusionAutoencoderTrainingConfig(DenoisingTrainingConfig):

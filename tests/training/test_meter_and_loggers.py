@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stable_audio_tools.training.loggers import MetricsFile, create_loggers, wandb_is_configured
-from stable_audio_tools.training.meter import MetricMeter
+from stable_audio_tools.training.meter import Counted, MetricMeter
 
 
 def rows(path):
@@ -20,6 +20,14 @@ def test_the_meter_means_each_name_over_its_own_count():
     meter.add({"a": torch.tensor(2.0)})
     assert meter.pop() == {"a": 1.5, "b": 5.0}
     assert meter.pop() == {}
+
+
+def test_a_mean_over_examples_is_that_of_all_of_them_and_left_out_where_there_was_none():
+    meter = MetricMeter()
+    for total, count in ((6.0, 3), (0.0, 0), (2.0, 1)):
+        meter.add({"a": Counted(torch.tensor(total), torch.tensor(count)), "loss": torch.tensor(total)})
+    meter.add({"never": Counted(torch.tensor(0.0), torch.tensor(0))})
+    assert meter.pop() == {"a": 2.0, "loss": pytest.approx(8 / 3)}
 
 
 def test_new_metrics_become_columns_and_one_step_is_one_row(tmp_path):

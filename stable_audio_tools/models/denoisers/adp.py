@@ -183,6 +183,9 @@ class ADPCFGDenoiser(ADPDenoiser):
         filled = torch.where((dropped[:, None] | ~mask)[..., None], null, tokens)
         return {**others, "cross_attn_cond": filled, "cross_attn_mask": mask | _of_length(given["cross_attn_mask"], mask.shape[1])}
 
+    def null_parameters(self) -> Iterator[nn.Parameter]:
+        return self.model.fixed_embedding.parameters()
+
     def _context(
         self, t: Tensor, tokens: Tensor | None, mask: Tensor | None, dropped: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:

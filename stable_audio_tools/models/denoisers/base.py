@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal, Self, TypeVar
 
 import torch
@@ -62,6 +62,10 @@ class Denoiser(nn.Module, ABC):
             others: as `routing.Routes.unconditional` makes them.
         """
         return others
+
+    def null_parameters(self) -> Iterator[nn.Parameter]:
+        """The weights of that null: training reaches them only where it leaves conditions out."""
+        return iter(())
 
 
 class BaseNetworkConfig(StrictModel):

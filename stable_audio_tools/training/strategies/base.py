@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stable_audio_tools.models.conditioners.base import Condition
+from stable_audio_tools.training.meter import Counted
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class LossOutput:
     """A loss to minimise.
 
     loss: scalar with a graph.
-    logs: detached scalars by name, averaged by the host between two log lines.
-    per_example: (B,) detached, where the loss is a mean over examples.
+    logs: detached scalars by name, averaged by the host between two log lines; a `Counted` by its number of examples.
+    per_example: (B,) detached, each example's own loss, where the loss is a mean over examples.
     """
 
     loss: Tensor
-    logs: Mapping[str, Tensor] = field(default_factory=dict)
+    logs: Mapping[str, Tensor | Counted] = field(default_factory=dict)
     per_example: Tensor | None = None
 
 
