@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from stable_audio_tools.diffusion.seeds import derive_seed
 from stable_audio_tools.training.meter import MetricMeter
 from stable_audio_tools.training.optim import OptimizerGroup
+from stable_audio_tools.training.pace import Pace
 from stable_audio_tools.training.rank_state import rank_states, restore_rank
 from stable_audio_tools.training.rng import seed_generators
 from stable_audio_tools.training.step_guard import StepGuard
@@ -66,6 +67,7 @@ class TrainingModule(pl.LightningModule):
         self.interrupted = False  # asked to end at once
         self.meter = MetricMeter()
         self.guard = StepGuard()
+        self.pace: Pace | None = None
         self._micro_batch = 0
 
     # what a kind of training fills in
@@ -118,8 +120,22 @@ class TrainingModule(pl.LightningModule):
                 if last and not self._optimizer_step(update.player):
                     break
         self._micro_batch = (self._micro_batch + 1) % self.accumulate_batches
+        if self.pace is not None:
+            self.pace.worked(stepped=last)
         if last:
             self._finish_step()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.pace is not None:
+            self.pace.begin(len(batch[1]) * self.trainer.world_size)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.pace is not None:
+            self.pace.ready()
+
+    def on_validation_end(self) -> None:
+        if self.pace is not None:
+            self.pace.ready()
 
     def _input_is_good(self) -> bool:
         """Whether no rank has met bad input in this step; ranks must agree before any of them takes a loss."""
@@ -204,6 +220,8 @@ class TrainingModule(pl.LightningModule):
         values = self.meter.pop() | self._learning_rates()
         if self.guard.skipped:
             values["skipped_steps"] = self.guard.skipped
+        if self.pace is not None:
+            values |= self.pace.pop(self.device)
         self.log_metrics({f"train/{name}": value for name, value in values.items()})
 
     def _learning_rates(self) -> dict[str, float]:
