@@ -15,18 +15,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from ema_pytorch import EMA
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from stable_audio_tools.diffusion.seeds import derive_seed
 from stable_audio_tools.training.meter import MetricMeter
 from stable_audio_tools.training.optim import OptimizerGroup
 from stable_audio_tools.training.pace import Pace
-from stable_audio_tools.training.rank_state import rank_states, restore_rank
+from stable_audio_tools.training.parallel import FullyShardedStrategy, clip_gradients, local_part, total_norm, with_part
+from stable_audio_tools.training.rank_state import gathered, rank_state, restore_rank
 from stable_audio_tools.training.rng import seed_generators
 from stable_audio_tools.training.step_guard import StepGuard
 from stable_audio_tools.training.strategies.base import TrainingStrategy, Update
@@ -64,7 +67,7 @@ class TrainingModule(pl.LightningModule):
         self.accumulate_batches = 1
         self.log_every_n_steps = 10
         self.train_step = 0
-        self.interrupted = False  # asked to end at once
+        self.interrupted = False  # asked to end soon: whatever takes long and is not a step may be given up
         self.meter = MetricMeter()
         self.guard = StepGuard()
         self.pace: Pace | None = None
@@ -98,6 +101,10 @@ class TrainingModule(pl.LightningModule):
             seed_generators(derive_seed(self.seed, self.global_rank))
         self.strategy.start(seed=self.seed, rank=self.global_rank)
 
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, FullyShardedStrategy):
+            self.trainer.strategy.shard(self.model, [average for average, _ in self.averages().values()])
+
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         self.players = self.strategy.players(self.model)
         built = {name: self.optimizer_groups[name].build(parameters) for name, parameters in self.players.items()}
@@ -116,7 +123,7 @@ class TrainingModule(pl.LightningModule):
         last = (self._micro_batch + 1) % self.accumulate_batches == 0
         if self._input_is_good():
             for update in self.strategy.updates(self.model, self.prepare(batch), self.train_step):
-                self._backward(update)
+                self._backward(update, last)
                 if last and not self._optimizer_step(update.player):
                     break
         self._micro_batch = (self._micro_batch + 1) % self.accumulate_batches
@@ -143,19 +150,24 @@ class TrainingModule(pl.LightningModule):
             self.guard.verdict = "bad"
         return self.guard.verdict == "good"
 
-    def _backward(self, update: Update) -> None:
+    def _backward(self, update: Update, last: bool) -> None:
+        """Add to the gradients; processes average them with the last micro-batch alone."""
+        strategy = self.trainer.strategy
         self.guard.take(update.output.loss, update.output.logs)
-        self.manual_backward(update.output.loss / self.accumulate_batches)
+        with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) and not last else nullcontext():
+            self.manual_backward(update.output.loss / self.accumulate_batches)
 
     def _optimizer_step(self, player: str) -> bool:
         """Step the player's optimizer and what follows it; False: the step is to be dropped, and nothing moved."""
         optimizer, scale = self._optimizer_of(player), self._loss_scale()
-        norm = nn.utils.get_total_norm(self._gradients(player), foreach=True)
+        if isinstance(self.trainer.strategy, FullyShardedStrategy):
+            self.trainer.strategy.average_gradients(self.players[player])
+        norm = total_norm(self._gradients(player))
         verdict = self.guard.judge(self.trainer.strategy.reduce(self.guard.signs(norm), reduce_op="sum"), loss_scale=scale)
         if verdict == "bad":
             return False
         if verdict == "good" and self.clip_grad_norm:
-            nn.utils.clip_grads_with_norm_(self.players[player], self.clip_grad_norm * scale, norm, foreach=True)
+            clip_gradients(self.players[player], self.clip_grad_norm * scale, norm)
         optimizer.step()  # after an overflow the GradScaler lowers its scale here, and does not step
         optimizer.zero_grad(set_to_none=True)
         if verdict == "overflow":
@@ -242,9 +254,10 @@ class TrainingModule(pl.LightningModule):
         Raises:
             FloatingPointError: a weight is NaN or infinite, or a buffer NaN; one may hold infinity on purpose.
         """
-        sound = {name: weight.isfinite().all() for name, weight in self.named_parameters()}
+        sound = {name: local_part(weight).isfinite().all() for name, weight in self.named_parameters()}
         sound |= {name: ~buffer.isnan().any() for name, buffer in self.named_buffers() if buffer.is_floating_point()}
-        flags = torch.stack(list(sound.values())).tolist()  # one wait for the device
+        flags = torch.stack(list(sound.values())).int()
+        flags = self.trainer.strategy.reduce(flags, reduce_op="min").tolist()  # one wait for the device
         bad = [name for name, good in zip(sound, flags, strict=True) if not good]
         if bad:
             raise self._diverged(f"before step {self.train_step}: {bad[0]} is not finite")
@@ -256,7 +269,12 @@ class TrainingModule(pl.LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        """Send the validation means, which Lightning has gathered, to the loggers under this train step."""
+        """Send the validation means, which Lightning has gathered, to the loggers under this train step.
+
+        Not those of a validation that was cut short.
+        """
+        if self.interrupted:
+            return
         means = {name: float(value) for name, value in self.trainer.callback_metrics.items() if name.startswith("val/")}
         for logger in self.loggers:
             logger.log_metrics(means, step=self.train_step)
@@ -264,13 +282,12 @@ class TrainingModule(pl.LightningModule):
     # checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        gradients = {name: p.grad for name, p in self.named_parameters() if p.grad is not None} if self._micro_batch else {}
-        accumulated = {"micro_batch": self._micro_batch, "gradients": gradients}
+        gradients = {name: local_part(p.grad) for name, p in self.named_parameters() if p.grad is not None} if self._micro_batch else {}
         checkpoint[CHECKPOINT_KEY] = {
             "train_step": self.train_step,
             "skipped": self.guard.state_dict(),
-            "accumulated": accumulated,
-            "ranks": rank_states(self.strategy),
+            "micro_batch": self._micro_batch,
+            "ranks": gathered(rank_state(self.strategy, metrics=self._unlogged(), gradients=gradients)),
         }
         checkpoint["model_config"] = self.model_config
 
@@ -282,18 +299,26 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         if saved := self.__dict__.pop("_resumed", None):
-            self._restore_accumulated(**saved["accumulated"])
-            self._restore_rank(saved["ranks"])
+            self._restore_rank(saved["ranks"], saved["micro_batch"])
 
-    def _restore_accumulated(self, micro_batch: int, gradients: Mapping[str, Tensor]) -> None:
-        self._micro_batch = micro_batch
+    def _restore_gradients(self, gradients: Mapping[str, Tensor]) -> None:
         for name, gradient in gradients.items():
             parameter = self.get_parameter(name)
-            parameter.grad = gradient.to(parameter)
+            parameter.grad = with_part(gradient, parameter)
 
-    def _restore_rank(self, states: Sequence[Mapping[str, Any]]) -> None:
+    def _unlogged(self) -> dict[str, Any]:
+        """The metrics since the last log line, those of a step half accumulated included."""
+        meter = self.meter.copy()
+        for logs in self.guard.logs():
+            meter.add(logs)
+        return meter.state_dict()
+
+    def _restore_rank(self, states: Sequence[Mapping[str, Any]], micro_batch: int) -> None:
         if len(states) == self.trainer.world_size:
+            self._micro_batch = micro_batch
+            self._restore_gradients(states[self.global_rank]["gradients"])
             restore_rank(states[self.global_rank], self.strategy)
+            self.meter.load_state_dict(states[self.global_rank]["metrics"], self.device)
         else:
             seed_generators(derive_seed(self.seed, self.train_step, self.global_rank))
             log.warning(

@@ -1,7 +1,7 @@
 """What each process of a run has for itself, and a checkpoint therefore holds once for every rank.
 
 Weights, optimizers and counters are the same on all ranks. Generators are not, and neither is what parts of a strategy keep as
-extra state, such as the position of a timestep sequence or the trajectories of a warm-up.
+extra state, such as the position of a timestep sequence or the trajectories of a warm-up; nor are metrics that wait to be logged.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def gathered(own: Any) -> list[Any]:
     return found
 
 
-def rank_states(strategy: nn.Module) -> list[dict[str, Any]]:
-    """The state of every rank, on the CPU. Every process must make the call."""
-    return gathered(move_data_to_device({"rng": rng_state(), "strategy": _extra_states(strategy)}, "cpu"))
+def rank_state(strategy: nn.Module, **more: Any) -> dict[str, Any]:
+    """What this process has for itself, with `more` that the caller will restore, on the CPU."""
+    return move_data_to_device({"rng": rng_state(), "strategy": _extra_states(strategy), **more}, "cpu")
 
 
 def restore_rank(state: Mapping[str, Any], strategy: nn.Module) -> None:
-    """Go on as the rank that `state` is of."""
+    """Go on as the process that `rank_state` is of."""
     restore_rng(state["rng"])
     modules = dict(strategy.named_modules())
     for name, extra in state["strategy"].items():
