@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -16,10 +17,9 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from stable_audio_tools.models.atomic_file import MARK
 from stable_audio_tools.training.checkpoint_io import CheckpointWriteError
+from stable_audio_tools.training.stop_signals import EXIT_STATUS, handling, save_signals
 
 log = logging.getLogger(__name__)
-
-EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 class RunCheckpoint(Checkpoint):
@@ -108,8 +108,10 @@ def give_second_name(path: Path, name: Path) -> None:
 class SignalGuard(pl.Callback):
     """SIGTERM and SIGINT save at the next step boundary and end the run; SIGUSR1 saves and goes on.
 
-    A handler only notes the signal, so it can come at any moment; the second SIGTERM or SIGINT ends the process at once.
-    `exit_status` is 143 or 130 after such a stop. Under SLURM, SIGUSR1 stays with Lightning, which requeues the job.
+    A handler only notes the signal, so it can come at any moment; the second SIGTERM or SIGINT ends the process at once. A
+    validation that is under way ends with its batch, demos with their sampling step, and one more step is trained, since Lightning
+    keeps no exact position elsewhere. `exit_status` is 143 or 130 after such a stop. Under SLURM, SIGUSR1 stays with Lightning,
+    which requeues the job.
     """
 
     def __init__(self, checkpoint: RunCheckpoint):
@@ -117,21 +119,22 @@ class SignalGuard(pl.Callback):
         self.exit_status: int | None = None
         self._stop: int | None = None
         self._save = False
-        self._before: dict[int, Any] = {}
+        self._handlers = contextlib.ExitStack()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._module = pl_module
         # Not earlier: Lightning registers a handler of its own before this, which would end the run with status 0.
-        wanted: dict[signal.Signals, Any] = {signal.SIGTERM: self._note_stop, signal.SIGINT: self._note_stop}
-        if hasattr(signal, "SIGUSR1") and "SLURM_JOB_ID" not in os.environ:
-            wanted[signal.SIGUSR1] = self._note_save
-        self._before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+        wanted = dict.fromkeys(EXIT_STATUS, self._note_stop) | dict.fromkeys(save_signals(), self._note_save)
+        self._handlers.enter_context(handling(wanted))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handlers.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._handlers.close()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        stop = trainer.strategy.reduce_boolean_decision(self._stop is not None, all=False)
+        stop = self._asked(trainer)
         if pl_module._micro_batch != 0:
             return
         if stop:
@@ -144,10 +147,20 @@ class SignalGuard(pl.Callback):
             self._save = False
             self.checkpoint.save(trainer, pl_module)
 
+    def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if self._asked(trainer):
+            pl_module.interrupted = True
+            raise StopIteration  # how Lightning lets a validation step say that there are no more batches
+
+    def _asked(self, trainer: pl.Trainer) -> bool:
+        """Whether any rank was asked to stop."""
+        return trainer.strategy.reduce_boolean_decision(self._stop is not None, all=False)
+
     def _note_stop(self, number: int, frame: FrameType | None) -> None:
         if self._stop is not None:
             os._exit(EXIT_STATUS[signal.Signals(number)])
         self._stop = number
+        self._module.interrupted = True
 
     def _note_save(self, number: int, frame: FrameType | None) -> None:
         self._save = True

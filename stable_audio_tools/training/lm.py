@@ -48,6 +48,7 @@ class AudioLanguageModelTrainingWrapper(TrainingModule):
         Raises:
             ValueError: they are not this model's tokens.
         """
+        batch = super().on_before_batch_transfer(batch, dataloader_idx)
         if not self.pre_encoded:
             return batch
         signal, metadata = unpacked(batch)

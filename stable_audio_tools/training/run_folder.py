@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from stable_audio_tools.report import build_report
+from stable_audio_tools.training.stop_signals import StoppedBySignal
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,9 @@ class RunFolder(pl.Callback):
             self.update(trainer, pl_module, "running")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        if self._facts:
+        if self._facts and isinstance(exception, StoppedBySignal):
+            self.update(trainer, pl_module, "stopped")
+        elif self._facts:
             self.update(trainer, pl_module, "failed", error=f"{type(exception).__name__}: {exception}")
 
     def update(self, trainer: pl.Trainer, module: Any, status: str, **more: Any) -> None:
