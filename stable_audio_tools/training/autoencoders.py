@@ -9,9 +9,13 @@ import torch
 from ema_pytorch import EMA
 from torch import Tensor
 
+from stable_audio_tools.diffusion.seeds import derive_seed
+from stable_audio_tools.inference.generation import isolated_generators
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
+from stable_audio_tools.training.autoencoder_teacher import build_teacher
 from stable_audio_tools.training.config import AutoencoderRun
 from stable_audio_tools.training.demos.autoencoder import AutoencoderDemoCallback
+from stable_audio_tools.training.denoising import VALIDATION_SEED
 from stable_audio_tools.training.module import TrainingModule, average_of
 from stable_audio_tools.training.optim import default_optimizers
 from stable_audio_tools.training.prepare import AudioBatch
@@ -27,14 +31,17 @@ class AutoencoderTrainingWrapper(TrainingModule):
 
     def __init__(self, config: AutoencoderRun, model: AudioAutoencoder, model_config: dict[str, Any]):
         training = config.training
-        strategy = AdversarialReconstruction(
-            training, sample_rate=config.sample_rate, channels=config.model.out_channels or config.model.io_channels
-        )
+        named = training.teacher_model
+        teacher = None if named is None else build_teacher(named, training.teacher_model_ckpt, model)
+        channels = config.model.out_channels or config.model.io_channels
+        strategy = AdversarialReconstruction(training, sample_rate=config.sample_rate, channels=channels, teacher=teacher)
         super().__init__(
             strategy, default_optimizers(training, *training.required_players()), model_config, clip_grad_norm=training.clip_grad_norm
         )
         self.autoencoder = model
         self.autoencoder_ema = average_of(model) if training.use_ema else None
+        metrics = training.eval_loss_configs
+        self.evaluation = None if metrics is None else metrics.build(config.sample_rate)
 
     @property
     def model(self) -> AudioAutoencoder:
@@ -52,12 +59,17 @@ class AutoencoderTrainingWrapper(TrainingModule):
 
     def reconstruct(self, model: AudioAutoencoder, audio: Tensor) -> Tensor:
         """(B, C, T) audio through `model`, which may lose some samples at the end."""
-        return self.strategy.reconstruct(model, audio)[1]
+        return self.strategy.reconstruct(model, audio).decoded
 
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> None:
-        """Reconstruction losses of the sampling weights."""
-        audio, decoded, info = self.strategy.reconstruct(self.sampling_model, batch[0])
-        terms = self.strategy.losses(audio, decoded, info, self.train_step)
+        """Losses and metrics of the sampling weights; all that is random is fixed, so two validations differ by the weights alone."""
+        audio, model = batch[0], self.sampling_model
+        with isolated_generators(self.device, derive_seed(VALIDATION_SEED, batch_idx)):
+            found = self.strategy.reconstruct(model, audio)
+            terms = self.strategy.reconstruction_terms(model, audio, found, self.train_step)
         losses = {f"val/loss_{name}": term for name, term in terms.items()}
         losses["val/loss"] = torch.stack(list(losses.values())).sum()
-        self.log_dict(losses, on_epoch=True, sync_dist=True, logger=False, batch_size=audio.shape[0])
+        self.log_dict(losses, on_epoch=True, sync_dist=True, logger=False, batch_size=len(audio))
+        scores = {} if self.evaluation is None else self.evaluation(found.audio, found.decoded)
+        for name, score in scores.items():
+            self.log(f"val/{name}", score.value, on_epoch=True, sync_dist=True, logger=False, batch_size=score.signals)

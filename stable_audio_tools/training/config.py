@@ -28,6 +28,7 @@ from stable_audio_tools.models.config import (
     DiffusionUncondModel,
     LanguageModel,
 )
+from stable_audio_tools.training.autoencoder_teacher import teacher_config, teacher_problems
 from stable_audio_tools.training.sections import (
     AutoencoderTrainingConfig,
     DenoisingTrainingConfig,
@@ -43,7 +44,28 @@ class AutoencoderRun(AutoencoderModel):
 
     @model_validator(mode="after")
     def _losses_fit_the_clip(self) -> AutoencoderRun:
-        _check_clip_length(self.sample_size, self.training.loss_configs.min_samples)
+        _check_clip_length(self.sample_size, self.training.loss_configs.min_samples_at(self.sample_rate))
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_fit_the_clip(self) -> AutoencoderRun:
+        metrics = self.training.eval_loss_configs
+        if metrics and (problems := [*metrics.audio_problems(self.sample_rate, self.sample_size)]):
+            raise ConfigError([replace(problem, path=("training", "eval_loss_configs", *problem.path)) for problem in problems])
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_fits(self) -> AutoencoderRun:
+        if (teacher := self.training.teacher_model) is None:
+            return self
+        path: tuple[str | int, ...] = ("training", "teacher_model")
+        try:
+            config = teacher_config(teacher)
+        except ConfigError as error:
+            raise ConfigError([replace(problem, path=(*path, *problem.path)) for problem in error.problems]) from None
+        inline = config is teacher
+        if problems := [*teacher_problems(config, self, mono=self.training.force_input_mono)]:
+            raise ConfigError([replace(problem, path=(*path, *problem.path) if inline else path) for problem in problems])
         return self
 
     @model_validator(mode="after")

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.suggest import did_you_mean
 from stable_audio_tools.diffusion.timesteps import parse_timestep_sampler
+from stable_audio_tools.models.config import AutoencoderModel
 from stable_audio_tools.models.inpainting import InpaintMasks
+from stable_audio_tools.training.autoencoder_teacher import TeacherFile, TeacherModel
 from stable_audio_tools.training.demos.config import (
     AutoencoderDemoConfig,
     DiffusionAutoencoderDemoConfig,
@@ -23,6 +24,7 @@ from stable_audio_tools.training.demos.config import (
 from stable_audio_tools.training.losses.config import AutoencoderLossConfig
 from stable_audio_tools.training.losses.denoising import LossNormalization
 from stable_audio_tools.training.losses.diffusion_autoencoder import DiffusionAutoencoderLossConfig
+from stable_audio_tools.training.losses.metrics import EvaluationConfig
 from stable_audio_tools.training.optim import OptimizerGroup
 from stable_audio_tools.training.strategies import STRATEGIES
 from stable_audio_tools.training.strategies.arc import ArcConfig, TrimConfig
@@ -39,16 +41,6 @@ IDLE_WITH_ARC = (
     "loss_norm_eps",
     "log_loss_info",
 )
-
-
-def _refuse(value: Any) -> Any:
-    if value:
-        raise PydanticCustomError("not_available", "not available in this version: remove the key")
-    return value
-
-
-NotAvailable = Annotated[Any, BeforeValidator(_refuse)]
-"""A key of upstream that this version does not act on; switching it on is an error, since a setting must have an effect."""
 
 
 class TrainingConfig(StrictModel):
@@ -92,15 +84,41 @@ class AutoencoderTrainingConfig(TrainingConfig):
 
     warmup_steps: int = Field(0, ge=0, description="train steps before the adversarial and feature losses count")
     warmup_mode: Literal["adv", "full"] = Field("adv", description="adv: the discriminator learns during warm-up; full: it waits")
-    encoder_freeze_on_warmup: bool = Field(False, description="freeze the encoder once warm-up is over")
+    encoder_freeze_on_warmup: bool = Field(
+        False, description="after warm-up latents stay as they are: only what decodes them learns"
+    )
     use_ema: bool = Field(False, description="keep an exponential moving average, used for demos, validation and export")
     force_input_mono: bool = Field(False, description="the encoder hears the mean of the channels")
     latent_mask_ratio: float = Field(0.0, ge=0, le=1, description="share of latent values zeroed at random")
     loss_configs: AutoencoderLossConfig = Field(default_factory=AutoencoderLossConfig)
     demo: AutoencoderDemoConfig = AutoencoderDemoConfig()
-    eval_loss_configs: NotAvailable = None
-    teacher_model: NotAvailable = None
-    teacher_model_ckpt: NotAvailable = None
+    eval_loss_configs: EvaluationConfig | None = Field(None, description="metrics of validation beside the losses, logged as val/<key>")
+    teacher_model: TeacherModel | None = Field(
+        None, description='distil this autoencoder: a model config, or {"source": "checkpoint", "path": ...}'
+    )
+    teacher_model_ckpt: str | None = Field(None, description="the teacher's weights, a file of any kind")
+
+    @model_validator(mode="after")
+    def _teacher_is_complete(self) -> AutoencoderTrainingConfig:
+        if problems := [*self._teacher_problems()]:
+            raise ConfigError(problems)
+        return self
+
+    def _teacher_problems(self) -> Iterator[Problem]:
+        teacher, path = self.teacher_model, self.teacher_model_ckpt
+        if teacher is None and path is not None:
+            fix = 'add its config as teacher_model, or put {"source": "checkpoint", "path": ...} there instead'
+            yield Problem(("teacher_model_ckpt",), "no effect without teacher_model", fix, on_key=True)
+        if teacher is None and self.loss_configs.distillation is not None:
+            yield Problem(("loss_configs", "distillation"), "no effect without teacher_model", "remove the block", on_key=True)
+        if isinstance(teacher, TeacherFile) and path is not None:
+            yield Problem(("teacher_model_ckpt",), "teacher_model names the file already", "remove the key", on_key=True)
+        if isinstance(teacher, AutoencoderModel) and path is None:
+            message = "teacher_model_ckpt must be specified if teacher_model is specified"
+            yield Problem(("teacher_model_ckpt",), message, "name the file of the teacher's weights")
+        if teacher is not None and not self.loss_configs.distillation_terms():
+            message = "no effect: every weight of what a teacher adds is 0"
+            yield Problem(("teacher_model",), message, "give loss_configs.distillation weights above 0, or remove it", on_key=True)
 
     @classmethod
     def players(cls) -> tuple[str, ...]:

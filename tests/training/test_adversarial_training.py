@@ -170,8 +170,8 @@ def reached(term, weights):
 @pytest.mark.parametrize("bottleneck", BOTTLENECK_CONFIGS)
 def test_terms_and_gradients_of_each_bottleneck(bottleneck):
     strategy, model, audio = strategy_and_info(bottleneck)
-    audio, decoded, info = strategy.reconstruct(model, audio)
-    terms = strategy.losses(audio, decoded, info)
+    found = strategy.reconstruct(model, audio)
+    terms = strategy.losses(found.audio, found.decoded, found.info)
     names = BOTTLENECKS[BOTTLENECK_CONFIGS[bottleneck]["type"]].loss_terms
     assert {term.name for term in BOTTLENECK_TERMS.values()} & terms.keys() == set(names)
     weights = [p for p in model.encoder.parameters() if p.requires_grad]
@@ -201,8 +201,8 @@ def test_each_term_has_the_published_weight_unless_the_config_says_otherwise(bot
     key = next(key for key, term in BOTTLENECK_TERMS.items() if term.name == name)
     for weights, weight in (({}, default), ({name: 0.5}, 0.5), ({name: 0.0}, 0.0)):
         strategy, model, audio = strategy_and_info(bottleneck, **weights)
-        audio, decoded, info = strategy.reconstruct(model, audio)
-        torch.testing.assert_close(strategy.losses(audio, decoded, info)[name], weight * info[key])
+        found = strategy.reconstruct(model, audio)
+        torch.testing.assert_close(strategy.losses(found.audio, found.decoded, found.info)[name], weight * found.info[key])
 
 
 @pytest.mark.parametrize(
@@ -269,5 +269,5 @@ def test_mono_input_feeds_an_encoder_of_one_channel_and_is_compared_in_stereo():
     model = create_model_from_config(data).train()
     strategy = create_training_wrapper_from_config(data, model).strategy
     audio = torch.randn(2, STEREO, 2048)
-    original, decoded, _ = strategy.reconstruct(model, audio)
-    assert original.shape == decoded.shape == audio.shape
+    found = strategy.reconstruct(model, audio)
+    assert found.audio.shape == found.decoded.shape == audio.shape

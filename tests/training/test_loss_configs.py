@@ -111,10 +111,10 @@ def test_published_keys_without_effect_are_accepted():
             'did you mean "mrstft"?',
         ),
         (
-            {"time": {"weights": {"l1": 1.0}}, "hubert": {"weights": {"hubert": 1.0}}},
-            ("hubert",),
-            "the hubert loss is not available yet",
-            "remove the block",
+            {"time": {"weights": {"l1": 1.0}}, "distillation": {"weights": {"mrstft_distill": 1.0}}},
+            ("distillation", "weights", "mrstft_distill"),
+            "sounds are compared as loss_configs.spectral says, which is missing",
+            "add a spectral block; its weight may be 0",
         ),
         (
             {"mrmel": {"weights": {"mrmel": 1.0}}},

@@ -63,10 +63,10 @@ def test_what_is_compared_is_as_long_as_the_shorter():
     model = parse_model_config(data).build()
     strategy = AdversarialReconstruction(AutoencoderTrainingConfig.model_validate(data["training"]), sample_rate=8000, channels=2)
     audio = torch.randn(1, 2, 1000)
-    original, decoded, info = strategy.reconstruct(model, audio)
-    assert info["latents"].shape[-1] == 66  # 990 samples
-    assert original.shape == decoded.shape and 980 < decoded.shape[-1] <= 990
-    assert torch.equal(original, audio[..., : decoded.shape[-1]])
+    found = strategy.reconstruct(model, audio)
+    assert found.latents.shape[-1] == 66  # 990 samples
+    assert found.audio.shape == found.decoded.shape and 980 < found.decoded.shape[-1] <= 990
+    assert torch.equal(found.audio, audio[..., : found.decoded.shape[-1]])
 
 
 def test_a_pretransform_still_needs_whole_patches():

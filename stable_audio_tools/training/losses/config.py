@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,11 +14,18 @@ from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.models.discriminators import Discriminator, DiscriminatorConfig
 from stable_audio_tools.nn.exact import at_least_single
+from stable_audio_tools.training.losses.hubert import HubertDistance, HubertLossConfig
 from stable_audio_tools.training.losses.reconstruction import MelParams, MultiResolutionMel, MultiResolutionSTFT, SpectralParams
 from stable_audio_tools.training.losses.terms import LossTerm, bottleneck_terms
 
 DECAY = "factor on the weights with every train step"
 DEAD = "accepted, no effect"
+
+DISTILLED = 0.25  # share of the spectral weight that each term of a training with a teacher has, as in upstream
+GENERAL_NAMES = {
+    "reconstruction": "the reconstruction losses are spectral, time and mrmel, each with weights of its own",
+    "adversarial": "give discriminator a type, and weights with adversarial and feature_matching",
+}
 
 # What upstream trains with when a config has no `loss_configs`.
 SCALES = (2048, 1024, 512, 256, 128, 64, 32)
@@ -102,12 +109,23 @@ class BottleneckLossConfig(StrictModel):
     weights: BottleneckWeights
 
 
+class DistillationWeights(StrictModel):
+    """Each is a quarter of `spectral.weights.mrstft` unless given, as is then that of the reconstruction itself."""
+
+    latent_distill: float | None = Field(None, ge=0, description="of the squared distance to the teacher's latents")
+    mrstft_distill: float | None = Field(None, ge=0, description="of the reconstruction's distance to the teacher's")
+    mrstft_own_latents_teacher: float | None = Field(None, ge=0, description="of what the teacher decodes from the model's latents")
+    mrstft_teacher_latents_own: float | None = Field(None, ge=0, description="of what the model decodes from the teacher's latents")
+
+
+class DistillationLossConfig(StrictModel):
+    """Weights of what a teacher adds. They fade as the spectral loss does, by which sounds are compared."""
+
+    weights: DistillationWeights
+
+
 def _listed(terms: Sequence[str]) -> str:
     return f"only {' and '.join(terms)}" if terms else "no loss of its own"
-
-
-def _refuse_hubert(value: Any) -> Any:
-    raise ConfigError([Problem((), "the hubert loss is not available yet", "remove the block", on_key=True)])
 
 
 class AutoencoderLossConfig(StrictModel):
@@ -118,12 +136,20 @@ class AutoencoderLossConfig(StrictModel):
     discriminator: DiscriminatorConfig | None = None
     mrmel: MelLossConfig | None = None
     bottleneck: BottleneckLossConfig | None = None
-    hubert: Annotated[Any, BeforeValidator(_refuse_hubert)] = Field(None, description="not available yet")
+    hubert: HubertLossConfig | None = None
+    distillation: DistillationLossConfig | None = Field(None, description="with a teacher_model: how much it counts")
 
     @model_validator(mode="before")
     @classmethod
     def _default_of_upstream(cls, value: Any) -> Any:
         return DEFAULT if isinstance(value, Mapping) and not value else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blocks_are_named_after_what_they_compute(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and (wrong := [key for key in GENERAL_NAMES if key in value]):
+            raise ConfigError([Problem((key,), f'unknown key "{key}"', GENERAL_NAMES[key], on_key=True) for key in wrong])
+        return value
 
     @model_validator(mode="after")
     def _something_is_reconstructed(self) -> Self:
@@ -131,6 +157,26 @@ class AutoencoderLossConfig(StrictModel):
         if not any(weight for named in weights for weight in named.values()):
             raise ConfigError([Problem((), "no reconstruction loss", "give spectral, time or mrmel a weight above 0")])
         return self
+
+    @model_validator(mode="after")
+    def _sounds_are_compared_somehow(self) -> Self:
+        weights = self.distillation.weights.model_dump(exclude_none=True) if self.distillation else {}
+        if self.spectral is None and (named := [name for name, weight in weights.items() if weight and name.startswith("mrstft")]):
+            fix = "add a spectral block; its weight may be 0"
+            what = "sounds are compared as loss_configs.spectral says, which is missing"
+            raise ConfigError([Problem(("distillation", "weights", name), what, fix, on_key=True) for name in named])
+        return self
+
+    def distillation_terms(self) -> dict[str, LossTerm]:
+        """What a teacher adds, by name; terms of weight 0 are left out."""
+        weight, decay = (self.spectral.weights.mrstft, self.spectral.decay) if self.spectral else (0.0, 1.0)
+        given = self.distillation.weights.model_dump(exclude_none=True) if self.distillation else {}
+        weights = {name: given.get(name, DISTILLED * weight) for name in DistillationWeights.model_fields}
+        return {name: LossTerm(name, weight, decay) for name, weight in weights.items() if weight}
+
+    def min_samples_at(self, sample_rate: int) -> int:
+        """`min_samples` of audio at `sample_rate` Hz, which counts where a loss works at a rate of its own."""
+        return max(self.min_samples, self.hubert.min_samples(sample_rate) if self.hubert else 1)
 
     @property
     def min_samples(self) -> int:
@@ -158,15 +204,18 @@ class AutoencoderLossConfig(StrictModel):
         dead = sorted(given - {"kl", "mmd", *terms})
         return [Problem(("bottleneck", "weights", name), f"no effect: {what}", "remove the key", on_key=True) for name in dead]
 
-    def build(self, sample_rate: int, channels: int) -> AutoencoderLosses:
+    def build(self, sample_rate: int, channels: int, *, distills: bool = False) -> AutoencoderLosses:
         """The losses of audio at `sample_rate` Hz with `channels` channels.
+
+        Args:
+            distills: there is a teacher, whose terms share the weight of the spectral loss.
 
         Raises:
             ConfigError: something does not fit that audio, see `audio_problems`.
         """
         if problems := self.audio_problems(sample_rate, channels):
             raise ConfigError(problems)
-        return AutoencoderLosses(self, sample_rate)
+        return AutoencoderLosses(self, sample_rate, distills=distills)
 
     def build_discriminator(self, sample_rate: int, channels: int) -> Discriminator | None:
         """The discriminator of audio at `sample_rate` Hz with `channels` channels, if there is one."""
@@ -176,27 +225,32 @@ class AutoencoderLossConfig(StrictModel):
 class AutoencoderLosses(nn.Module):
     """Reconstruction and bottleneck losses, each a weighted scalar; the discriminator's come from the discriminator."""
 
-    def __init__(self, config: AutoencoderLossConfig, sample_rate: int):
+    def __init__(self, config: AutoencoderLossConfig, sample_rate: int, *, distills: bool = False):
         super().__init__()
-        spectral, time, mel = config.spectral, config.time, config.mrmel
+        spectral, time, mel, hubert = config.spectral, config.time, config.mrmel, config.hubert
         self.stft = MultiResolutionSTFT(spectral.config, sample_rate) if spectral and spectral.weights.mrstft else None
         self.mel = MultiResolutionMel(mel.config, sample_rate) if mel and mel.config and mel.weights.mrmel else None
+        self.hubert = HubertDistance(hubert.config, sample_rate) if hubert and hubert.weights.hubert else None
         self.terms: dict[str, LossTerm] = {}
         if spectral:
-            weights = {
-                "mrstft": spectral.weights.mrstft,
-                "stft_left": spectral.weights.mrstft / 2,
-                "stft_right": spectral.weights.mrstft / 2,
-            }
-            self._add(weights, spectral.decay)
+            weight = spectral.weights.mrstft
+            sides = {} if distills else {"stft_left": weight / 2, "stft_right": weight / 2}
+            self._add({"mrstft": DISTILLED * weight if distills else weight, **sides}, spectral.decay)
         if time:
             self._add(time.weights.model_dump(), time.decay)
         if mel:
             self._add(mel.weights.model_dump())
+        if hubert:
+            self._add(hubert.weights.model_dump(), hubert.decay)
         self.bottleneck_weights = config.bottleneck.weights.model_dump(exclude_none=True) if config.bottleneck else {}
 
     def _add(self, weights: Mapping[str, float], decay: float = 1.0) -> None:
         self.terms |= {name: LossTerm(name, weight, decay) for name, weight in weights.items() if weight}
+
+    def load(self) -> None:
+        """Read, and where need be download, the weights of what losses listen with. Called before training."""
+        if self.hubert is not None:
+            self.hubert.load()
 
     def forward(self, reals: Tensor, decoded: Tensor, info: Mapping[str, Any], step: int = 0) -> dict[str, Tensor]:
         """Weighted scalars by name; their sum is the loss. Terms of weight 0 are not computed.
@@ -212,9 +266,11 @@ class AutoencoderLosses(nn.Module):
             values |= self.stft(reals, decoded)
         if self.mel is not None:
             values["mrmel"] = self.mel(reals, decoded)
+        if self.hubert is not None:
+            values["hubert"] = self.hubert(reals, decoded)
         if "l1" in self.terms:
             values["l1"] = F.l1_loss(at_least_single(decoded), at_least_single(reals))
         if "l2" in self.terms:
             values["l2"] = F.mse_loss(at_least_single(decoded), at_least_single(reals))
-        weighted = {name: self.terms[name](value, step) for name, value in values.items()}
+        weighted = {name: self.terms[name](value, step) for name, value in values.items() if name in self.terms}
         return weighted | bottleneck_terms(info, self.bottleneck_weights)

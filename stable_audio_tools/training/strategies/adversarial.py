@@ -9,17 +9,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.inference.generation import evaluation_mode
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.discriminators import Discriminator
 from stable_audio_tools.training.strategies.base import LossOutput, TrainingStrategy, Update
+from stable_audio_tools.training.strategies.distillation import Distillation
 
 if TYPE_CHECKING:
     from stable_audio_tools.training.sections import AutoencoderTrainingConfig
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What became of some audio.
+
+    audio: (B, C, T) the original, and `decoded`, its reconstruction; both cut to the shorter. A reconstruction is shorter by what
+    exceeds whole latent frames, and by what odd strides lose at the end.
+    latents: (B, D, T') as they were encoded.
+    kept: (B, D, T') as they were decoded; some are zero where training masks latents.
+    info: what the bottleneck said.
+    """
+
+    audio: Tensor
+    decoded: Tensor
+    latents: Tensor
+    kept: Tensor
+    info: dict[str, Any]
 
 
 class AdversarialReconstruction(TrainingStrategy):
@@ -29,13 +50,18 @@ class AdversarialReconstruction(TrainingStrategy):
         config: the `training` section.
         sample_rate: Hz, for perceptual weighting and mel scales.
         channels: audio channels the losses see.
+        teacher: an autoencoder whose latents and sound are learnt too.
     """
 
-    def __init__(self, config: AutoencoderTrainingConfig, *, sample_rate: int, channels: int):
+    def __init__(self, config: AutoencoderTrainingConfig, *, sample_rate: int, channels: int, teacher: AudioAutoencoder | None = None):
         super().__init__()
         self.config = config
-        self.losses = config.loss_configs.build(sample_rate, channels)
+        self.losses = config.loss_configs.build(sample_rate, channels, distills=teacher is not None)
         self.discriminator = config.loss_configs.build_discriminator(sample_rate, channels)
+        self.distillation = None if teacher is None else Distillation(config.loss_configs, teacher, sample_rate)
+
+    def start(self, *, seed: int, rank: int) -> None:
+        self.losses.load()
 
     def players(self, model: nn.Module) -> dict[str, list[nn.Parameter]]:
         found = {"autoencoder": [p for p in model.parameters() if p.requires_grad]}
@@ -45,48 +71,73 @@ class AdversarialReconstruction(TrainingStrategy):
 
     def updates(self, model: AudioAutoencoder, batch: Tensor, step: int) -> Iterator[Update]:
         warm = step >= self.config.warmup_steps
-        if self.config.encoder_freeze_on_warmup and warm:
-            model.encoder.requires_grad_(False)
+        frozen = warm and self.config.encoder_freeze_on_warmup
         discriminator = self.discriminator
         if discriminator is not None and step % 2 == 1 and (warm or self.config.warmup_mode == "adv"):
-            yield Update("discriminator", self._discriminator_loss(model, batch, discriminator))
+            with torch.no_grad():
+                found = self.reconstruct(model, batch, frozen=frozen)
+            yield Update("discriminator", _discriminator_loss(found, discriminator))
         else:
-            yield Update("autoencoder", self._autoencoder_loss(model, batch, step, discriminator if warm else None))
+            found = self.reconstruct(model, batch, frozen=frozen)
+            terms = self.reconstruction_terms(model, batch, found, step)
+            if discriminator is not None and warm:
+                terms |= self._adversarial_terms(found, discriminator)
+            yield Update("autoencoder", _summed(terms, found))
 
-    def _discriminator_loss(self, model: AudioAutoencoder, audio: Tensor, discriminator: Discriminator) -> LossOutput:
-        with torch.no_grad():
-            audio, decoded, _ = self.reconstruct(model, audio)
-        loss = discriminator.discriminator_loss(audio, decoded)
-        return LossOutput(loss, {"loss_discriminator": loss.detach()})
+    def reconstruction_terms(self, model: AudioAutoencoder, audio: Tensor, found: Reconstruction, step: int) -> dict[str, Tensor]:
+        """The weighted terms of a reconstruction by name: all but the discriminator's.
 
-    def _autoencoder_loss(self, model: AudioAutoencoder, audio: Tensor, step: int, discriminator: Discriminator | None) -> LossOutput:
-        audio, decoded, info = self.reconstruct(model, audio)
-        terms = self.losses(audio, decoded, info, step)
-        if discriminator is not None:
-            terms |= self._adversarial_terms(audio, decoded, discriminator)
-        loss = torch.stack(list(terms.values())).sum()
-        logs = {"loss": loss.detach(), **{f"loss_{name}": term.detach() for name, term in terms.items()}}
-        return LossOutput(loss, logs | {"latent_std": info["latents"].detach().std()})
+        Args:
+            audio: (B, C, T) that was reconstructed.
+            found: by `model`.
+            step: train steps done.
+        """
+        terms = self.losses(found.audio, found.decoded, found.info, step)
+        if self.distillation is not None:
+            teacher = self.distillation.teacher
+            terms |= self.distillation(model, self._heard(audio, teacher.in_channels), found, step)
+        return terms
 
-    def _adversarial_terms(self, audio: Tensor, decoded: Tensor, discriminator: Discriminator) -> dict[str, Tensor]:
+    def _adversarial_terms(self, found: Reconstruction, discriminator: Discriminator) -> dict[str, Tensor]:
         weights = self.config.loss_configs.discriminator.weights  # type: ignore[union-attr]  # there is one
         with frozen(discriminator):
-            adversarial, features = discriminator.generator_loss(audio, decoded)
+            adversarial, features = discriminator.generator_loss(found.audio, found.decoded)
         return {"adversarial": weights.adversarial * adversarial, "feature_matching": weights.feature_matching * features}
 
-    def reconstruct(self, model: AudioAutoencoder, audio: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Audio (B, C, T) and its reconstruction, both cut to the shorter, and what the bottleneck said, with `latents`.
+    def reconstruct(self, model: AudioAutoencoder, audio: Tensor, *, frozen: bool = False) -> Reconstruction:
+        """Audio (B, C, T) through `model`.
 
-        A reconstruction is shorter by what exceeds whole latent frames, and by what odd strides lose at the end.
+        Args:
+            frozen: what makes the latents stays as it is: neither encoder nor bottleneck gets a gradient from them, no codebook
+                follows them, and they are those of inference. What the bottleneck does when decoding learns with the decoder.
         """
-        heard = audio.mean(dim=1, keepdim=True).expand(-1, model.in_channels, -1) if self.config.force_input_mono else audio
-        latents, info = model.encode(heard, return_info=True)
+        heard = self._heard(audio, model.in_channels)
+        if frozen:
+            with torch.no_grad(), evaluation_mode(model):
+                latents, info = model.encode(heard, return_info=True)
+        else:
+            latents, info = model.encode(heard, return_info=True)
+        kept = latents
         if self.config.latent_mask_ratio > 0 and model.training:
-            keep = torch.rand_like(latents) >= self.config.latent_mask_ratio
-            latents = latents * keep
-        decoded = model.decode(latents)
+            kept = latents * (torch.rand_like(latents) >= self.config.latent_mask_ratio)
+        decoded = model.decode(kept)
         length = min(audio.shape[-1], decoded.shape[-1])
-        return audio[..., :length], decoded[..., :length], {**info, "latents": latents}
+        return Reconstruction(audio[..., :length], decoded[..., :length], latents, kept, info)
+
+    def _heard(self, audio: Tensor, channels: int) -> Tensor:
+        """What an encoder of that many channels gets of audio (B, C, T)."""
+        return audio.mean(dim=1, keepdim=True).expand(-1, channels, -1) if self.config.force_input_mono else audio
+
+
+def _discriminator_loss(found: Reconstruction, discriminator: Discriminator) -> LossOutput:
+    loss = discriminator.discriminator_loss(found.audio, found.decoded)
+    return LossOutput(loss, {"loss_discriminator": loss.detach()})
+
+
+def _summed(terms: dict[str, Tensor], found: Reconstruction) -> LossOutput:
+    loss = torch.stack(list(terms.values())).sum()
+    logs = {"loss": loss.detach(), **{f"loss_{name}": term.detach() for name, term in terms.items()}}
+    return LossOutput(loss, logs | {"latent_std": found.latents.detach().std()})
 
 
 @contextmanager
