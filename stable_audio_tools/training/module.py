@@ -256,9 +256,8 @@ class TrainingModule(pl.LightningModule):
         """
         sound = {name: local_part(weight).isfinite().all() for name, weight in self.named_parameters()}
         sound |= {name: ~buffer.isnan().any() for name, buffer in self.named_buffers() if buffer.is_floating_point()}
-        flags = torch.stack(list(sound.values())).int()
-        flags = self.trainer.strategy.reduce(flags, reduce_op="min").tolist()  # one wait for the device
-        bad = [name for name, good in zip(sound, flags, strict=True) if not good]
+        flags = self.trainer.strategy.reduce(torch.stack(list(sound.values())).int(), reduce_op="min")
+        bad = [name for name, good in zip(sound, flags.tolist(), strict=True) if not good]  # one wait for the device
         if bad:
             raise self._diverged(f"before step {self.train_step}: {bad[0]} is not finite")
 

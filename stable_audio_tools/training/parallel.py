@@ -172,7 +172,7 @@ def whole_state(module: nn.Module) -> dict[str, Any]:
 
 
 def _whole(state: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {}
+    kept: dict[str, Any] = {}
     first = not distributed.is_initialized() or distributed.get_rank() == 0
     for name, value in state.items():
         value = value.full_tensor().cpu() if isinstance(value, DTensor) else value  # every process takes part
