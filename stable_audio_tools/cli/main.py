@@ -15,18 +15,29 @@ from typing import NoReturn
 
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.suggest import did_you_mean
+from stable_audio_tools.training.stop_signals import StoppedBySignal, ending_on_signals
 
 PROGRAM = "stable-audio-tools"
 COMMANDS = {
     "train": "train a model from a JSON config",
+    "fit": "train with Lightning's own options, from flags or a YAML file",
+    "validate": "validate a model or a training checkpoint on the validation data",
+    "test": "validate it on the test data",
     "check": "validate model and dataset configs without building anything",
     "plan": "say what a run will need: parameters, operations, memory, disk, the largest batch",
     "schema": "print the JSON Schema of model or dataset configs, for editors",
     "generate": "make audio with a trained model",
     "evaluate": "measure a trained model on prompts it was not trained on",
 }
+LIGHTNING = ("fit", "validate", "test")
 
-CHATTER = (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*have no `val_dataloader`.*", ".*in eval mode at the start.*")
+CHATTER = (
+    ".*does not have many workers.*",
+    ".*treespec, LeafSpec.*",
+    ".*have no `val_dataloader`.*",
+    ".*in eval mode at the start.*",
+    ".*passed in a `LightningDataModule`.*",
+)
 """Lightning's warnings about what is meant to be so."""
 
 
@@ -45,7 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(arguments)
+        with ending_on_signals():
+            return _run(arguments)
+    except StoppedBySignal as stop:
+        print(f"error: stopped by {stop.name}", file=sys.stderr)
+        return stop.status
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -63,6 +78,9 @@ def _run(arguments: list[str]) -> int:
     command = arguments[0]
     if command not in COMMANDS:
         raise ConfigError([Problem((), f"unknown command {command!r}", did_you_mean(command, COMMANDS))], source=PROGRAM)
+    if command in LIGHTNING:
+        _quiet_libraries()
+        return import_module("stable_audio_tools.cli.lightning_cli").run(arguments, PROGRAM)
     module = import_module(f"stable_audio_tools.cli.{command}")
     summary = COMMANDS[command]
     parser = Parser(prog=f"{PROGRAM} {command}", description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)

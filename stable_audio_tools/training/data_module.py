@@ -70,16 +70,22 @@ class AudioDataModule(pl.LightningDataModule):
             return self._parsed(given)
         return self.train_config.held_out() if self.train_config.dataset_type == "synthetic" else None
 
-    def build(self, run: AnyRun) -> None:
+    def build(self, run: AnyRun, stage: str = "fit") -> None:
         """Read the data, as clips of the length, rate and channels that `run` trains on.
+
+        Args:
+            stage: fit, which also validates, validate or test.
 
         Raises:
             ConfigError: the data cannot be used.
         """
-        self._train = self._loader(run, self.train_config, self.num_workers, shuffle=True)
-        self._validation = self._loader(run, self.val_config, 0, shuffle=False) if self.val_config is not None else None
-        same = self.test_config == self.val_config
-        self._test = self._validation if same or self.test_config is None else self._loader(run, self.test_config, 0, shuffle=False)
+        workers = 0 if stage == "fit" else self.num_workers  # those of training would wait meanwhile
+        if stage == "fit":
+            self._train = self._loader(run, self.train_config, self.num_workers, shuffle=True)
+        if stage in ("fit", "validate") and self.val_config is not None:
+            self._validation = self._loader(run, self.val_config, workers, shuffle=False)
+        if stage == "test" and self.test_config is not None:
+            self._test = self._loader(run, self.test_config, workers, shuffle=False)
 
     def _loader(self, run: AnyRun, config: Any, workers: int, *, shuffle: bool) -> AudioLoader:
         return create_dataloader_from_config(
@@ -96,9 +102,14 @@ class AudioDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Build for the module in training, unless that is done."""
-        if self._train is None and self.trainer is not None:
+        if self._stages.get(stage) is None and self.trainer is not None:
             document: Any = self.trainer.lightning_module.model_config
-            self.build(parse_run_config(document))
+            self.build(parse_run_config(document), stage)
+
+    @property
+    def _stages(self) -> dict[str, AudioLoader | None]:
+        """What each stage runs on, once it is built."""
+        return {"fit": self._train, "validate": self._validation, "test": self._test}
 
     def train_dataloader(self) -> AudioLoader | None:
         return self._train
@@ -113,9 +124,27 @@ class AudioDataModule(pl.LightningDataModule):
     def validates(self) -> bool:
         return self.val_config is not None
 
+    @property
+    def tests(self) -> bool:
+        return self.test_config is not None
+
+    def use_batch_size(self, batch_size: int) -> None:
+        """Make batches of another size, from the next pass on."""
+        self.batch_size = batch_size
+        for loader in (self._train, self._validation, self._test):
+            if loader is not None:
+                loader.batch_size = batch_size
+
+    def trial_batches(self, batch_size: int) -> AudioLoader:
+        """Training batches of a size, from a loader of their own, whose position is nobody else's."""
+        return AudioLoader(self._built().dataset, batch_size, seed=self.seed, num_workers=self.num_workers)
+
     def demo_clips(self) -> AudioLoader:
         """Batches for demos, of validation data where there are any; the same at every pass."""
-        source = self._validation if self._validation is not None else self._train
-        if source is None:
+        source = self._validation if self._validation is not None else self._built()
+        return AudioLoader(source.dataset, DEMO_BATCH_SIZE, seed=self.seed, shuffle=False, rank=0, world_size=1)
+
+    def _built(self) -> AudioLoader:
+        if self._train is None:
             raise RuntimeError("build the data first")
-        return AudioLoader(source.dataset, DEMO_BATCH_SIZE, seed=self.seed, shuffle=False)
+        return self._train
