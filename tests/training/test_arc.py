@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.cli.main import main
 from stable_audio_tools.configs.errors import ConfigError, path_text
-from stable_audio_tools.diffusion.grids import logsnr_grid
+from stable_audio_tools.diffusion.grids import logsnr_grid, schedule
 from stable_audio_tools.diffusion.samplers import SAMPLERS, make_field
 from stable_audio_tools.inference.generation import generate_diffusion_cond
 from stable_audio_tools.models import create_model_from_config
@@ -411,6 +411,18 @@ def test_trajectories_end_where_the_sampler_ends_and_are_trained_on_again(teache
     warmup.loss(model, other)
     warmup.loss(model, other)
     assert warmup.trajectories is not made and warmup.trajectories.x.shape[1] == 2
+
+
+def test_a_teacher_with_a_shift_is_sampled_where_it_was_trained(teacher):
+    """As in generation; the peer's warm-up takes the grid of a model without one."""
+    config = text_to_audio()
+    config["model"]["diffusion"]["distribution_shift_options"] = {"type": "constant", "shift": 3.0}
+    module = wrapper(arc(base=lambda: copy.deepcopy(config), **teacher(config, sampling_steps=5)))
+    asked = module.strategy.warmup.teacher.module
+    module.strategy.warmup.loss(module.model, module.prepare(one_batch(config)))
+    expected = schedule(asked.objective, 5, length=128, shift=asked.dist_shift)[:-1]
+    torch.testing.assert_close(module.strategy.warmup.trajectories.t, expected.float())
+    assert not torch.allclose(expected, logsnr_grid(5)[:-1])
 
 
 def test_a_batch_of_one_keeps_its_dimension(teacher):

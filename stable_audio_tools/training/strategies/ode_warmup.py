@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
-from stable_audio_tools.diffusion.grids import logsnr_grid
+from stable_audio_tools.diffusion.grids import schedule
 from stable_audio_tools.diffusion.samplers import Step, make_field
 from stable_audio_tools.diffusion.samplers.flow import dpmpp
 from stable_audio_tools.models.conditioners import INPAINT_IDS, Condition, MultiConditioner
@@ -100,7 +100,7 @@ class OdeWarmup(nn.Module):
         def ask(x: Tensor, t: Tensor) -> Tensor:
             return teacher(x, t, cond=conditions, cfg_scale=self.config.cfg)
 
-        grid = logsnr_grid(self.config.sampling_steps)
+        grid = schedule(teacher.objective, self.config.sampling_steps, length=batch.latents.shape[-1], shift=teacher.dist_shift)
         target = dpmpp(make_field(ask, teacher.objective), torch.randn_like(batch.latents), grid, callback=states.append)
         levels = torch.tensor([state.t for state in states], device=target.device)
         x = torch.stack([state.x for state in states])
