@@ -44,7 +44,7 @@ def save_spectrogram(audio: Tensor, sample_rate: int, path: str | Path, *, width
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_text("plot-area", " ".join(f"{fraction:.5f}" for fraction in plot_area(width, height)))
+    info.add_text("plot-area", plot_area_text(*plot_area(width, height)))
     mel_spectrogram_image(audio, sample_rate, width=width, height=height).save(path, format="PNG", pnginfo=info)
 
 
@@ -84,6 +84,11 @@ def plot_area(width: int, height: int) -> tuple[float, float, float, float]:
     """Left, top, right and bottom edge of the plot inside the picture, as fractions of its size."""
     left, top, right, bottom = MARGINS
     return left / width, top / height, 1 - right / width, 1 - bottom / height
+
+
+def plot_area_text(*fractions: float) -> str:
+    """What a picture's file says of where its plot lies: left, top, right, bottom."""
+    return " ".join(f"{fraction:.5f}" for fraction in fractions)
 
 
 def mel_power(audio: Tensor, sample_rate: int, bands: int, columns: int) -> Tensor:
@@ -161,13 +166,13 @@ def _draw_axes(image: Image, duration_s: float, nyquist: float) -> None:
     for hertz in _apart(_frequency_ticks(nyquist), lambda hertz: (base - top) * _mel(hertz) / _mel(nyquist), FONT_SIZE + 4):
         y = base - (base - top) * _mel(hertz) / _mel(nyquist)
         draw.line([(left - 5, y), (left - 1, y)], fill=FAINT)
-        _text(draw, (left - 8, y), f"{hertz:g} Hz" if hertz < 1000 else f"{hertz / 1000:g} kHz", "rm")
+        write_label(draw, (left - 8, y), f"{hertz:g} Hz" if hertz < 1000 else f"{hertz / 1000:g} kHz", "rm")
     for seconds in _time_ticks(duration_s):
         x = left + (edge - left) * (seconds / duration_s if duration_s else 0)
         draw.line([(x, base), (x, base + 4)], fill=FAINT)
         label = f"{seconds:g} s" if duration_s >= 0.1 else f"{seconds * 1000:g} ms"
         half = draw.textlength(label, font=_font(FONT_SIZE)) / 2
-        _text(draw, (min(x, image.width - half - 2), base + 7), label, "mt")
+        write_label(draw, (min(x, image.width - half - 2), base + 7), label, "mt")
 
 
 def _frequency_ticks(nyquist: float) -> list[float]:
@@ -212,7 +217,8 @@ def _draw_remark(image: Image, audio: Tensor) -> None:
     draw.text(middle, remark, fill=INK, font=_font(FONT_SIZE + 4), anchor="mm")
 
 
-def _text(draw: ImageDraw, position: tuple[float, float], text: str, anchor: str) -> None:
+def write_label(draw: ImageDraw, position: tuple[float, float], text: str, anchor: str = "rm") -> None:
+    """Write `text` in the type of all pictures; `anchor` as in PIL, by default the middle of its right edge."""
     draw.text(position, text, fill=INK, font=_font(FONT_SIZE), anchor=anchor)
 
 

@@ -76,6 +76,7 @@ def _clip(clip: Clip, media: dict[Path, Media]) -> dict[str, Any]:
     return {
         "sound": _source(clip.audio, media),
         "picture": _source(clip.image, media) | {"plot": _CACHE.plot_area(clip.image) if clip.image else WHOLE},
+        "latents": _source(clip.latents, media),
         "file": _url(clip.audio) if clip.audio else None,
         "lossy": clip.audio in media and media[clip.audio].lossy,
         "info": clip.info,

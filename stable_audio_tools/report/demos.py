@@ -14,7 +14,7 @@ ORIGINAL = "original"
 
 @dataclass(frozen=True)
 class Clip:
-    """One entry of a `demos.json`. `audio` and `image` are files inside the step's folder, or None where they are missing."""
+    """One entry of a `demos.json`. `audio`, `image` and `latents` are files inside the step's folder, or None where they are missing."""
 
     title: str
     kind: str
@@ -24,6 +24,7 @@ class Clip:
     info: tuple[tuple[str, str], ...]
     audio: Path | None
     image: Path | None
+    latents: Path | None
 
     @property
     def identity(self) -> tuple:
@@ -93,6 +94,7 @@ def _clip(entry: dict[str, Any], folder: Path, files: set[str]) -> Clip:
         info=tuple((str(key), _text(value)) for key, value in info.items()) if isinstance(info, dict) else (),
         audio=_file(entry.get("audio"), folder, files),
         image=_file(entry.get("image"), folder, files),
+        latents=_file(entry.get("latents"), folder, files),
     )
 
 

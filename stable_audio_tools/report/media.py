@@ -168,7 +168,7 @@ def _contents(clips: list[Clip], known: set[str], cache: MediaCache, room: int) 
     """The files of `clips` and the sizes of their contents that are not among the known; None as soon as they exceed the room."""
     files: set[Path] = set()
     new: dict[str, int] = {}
-    for path in (path for clip in clips for path in (clip.audio, clip.image) if path):
+    for path in (path for clip in clips for path in (clip.audio, clip.image, clip.latents) if path):
         size = cache.size(path)
         if size is None:
             continue

@@ -336,6 +336,7 @@ class Row {
     this.missing = el("span", { class: "missing", hidden: true });
     this.head = el("span", { class: "playhead", hidden: true });
     this.spectrogram = el("div", { class: "spectrogram" }, this.image, this.missing, this.head);
+    this.latents = el("img", { class: "latents", alt: "", hidden: true });
     this.icon = svg("path", { d: ICONS.play });
     this.button = el("button", { type: "button", class: "play" }, svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, this.icon));
     this.seek = el("input", { type: "range", class: "seek", min: 0, max: 1, step: 0.001, "aria-label": `Position in ${heading}` });
@@ -353,6 +354,7 @@ class Row {
       el("figure", { class: "player" },
         el("figcaption", {}, this.label, el("span", {}, about.join(" · "))),
         this.spectrogram,
+        this.latents,
         el("div", { class: "controls" }, this.button, this.seek, this.time),
         el("div", { class: "more" }, this.compare, this.tour, this.facts, this.link, this.trouble)),
       this.strip);
@@ -428,6 +430,12 @@ class Row {
     if (url) {
       this.image.src = url;
       this.image.alt = `Spectrogram of ${this.heading}, ${this.label.textContent}`;
+    }
+    const latents = clip && address(clip.latents);
+    this.latents.hidden = !latents;
+    if (latents) {
+      this.latents.src = latents;
+      this.latents.alt = `Latents of ${this.heading}, ${this.label.textContent}`;
     }
     this.missing.hidden = Boolean(url);
     this.missing.textContent = clip ? "no picture" : "not made at this step";

@@ -9,14 +9,18 @@ import os
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.pytorch.loggers import CometLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+from stable_audio_tools.audio.latent_picture import principal_components
 from stable_audio_tools.configs.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -114,7 +118,7 @@ def create_loggers(
         case "tensorboard":
             return [metrics, TensorBoardLogger(save_dir=run_dir, name="tensorboard", version="")]
         case "comet":
-            return [metrics, CometLogger(name=name, project=project)]
+            return [metrics, _comet(run_dir, name, project, config)]
     raise ValueError(f"unknown logger {kind!r}: expected auto, wandb, tensorboard, csv, comet or none")
 
 
@@ -122,14 +126,12 @@ def check_logger(kind: str) -> None:
     """Find out before a run starts what a logger lacks.
 
     Raises:
-        ConfigError: the package behind `kind` is not installed, or it would ask for an account.
+        ConfigError: the package behind `kind` is not installed.
     """
     if kind == "tensorboard" and not (find_spec("tensorboard") or find_spec("tensorboardX")):
         raise ConfigError('TensorBoard is not installed: pip install -e ".[tb]"', source="--logger tensorboard")
     if kind == "comet" and not find_spec("comet_ml"):
         raise ConfigError('Comet is not installed: pip install -e ".[comet]"', source="--logger comet")
-    if kind == "comet" and not (os.environ.get("COMET_API_KEY") or Path.home().joinpath(".comet.config").exists()):
-        raise ConfigError("no account on this machine: set COMET_API_KEY, or choose another logger", source="--logger comet")
 
 
 def wandb_is_configured() -> bool:
@@ -157,36 +159,84 @@ def _wandb(run_dir: Path, name: str, project: str, config: Mapping[str, Any]) ->
     return logger
 
 
-@rank_zero_only
-def log_demo(loggers: Iterable[Logger], title: str, audio_file: Path, image_file: Path, audio: Tensor, sample_rate: int, step: int) -> None:
-    """Send one demo to every logger that can take sound.
+def _comet(run_dir: Path, name: str, project: str, config: Mapping[str, Any]) -> Logger:
+    account = os.environ.get("COMET_API_KEY") or Path.home().joinpath(".comet.config").exists()
+    if not account:
+        log.warning("Comet has no account on this machine (no COMET_API_KEY): logging offline; `comet upload` uploads it later")
+        os.environ["COMET_START_ONLINE"] = "0"  # Lightning's own `online=False` switches Comet off altogether
+    os.environ.setdefault("COMET_LOGGING_CONSOLE", "ERROR")
+    folder = run_dir / "comet"
+    folder.mkdir(exist_ok=True)
+    logger = CometLogger(name=name, project=project, offline_directory=str(folder), log_code=False, log_git_patch=False)
+    logger.log_hyperparams(dict(config))
+    return logger
 
-    Args:
-        audio: (C, T) on the CPU, what `audio_file` holds.
+
+@dataclass(frozen=True)
+class DemoFiles:
+    """One demo as it is on disk, and what loggers need beside it.
+
+    audio: (C, T) on the CPU, what `audio_file` holds, at `sample_rate` Hz.
+    latents: (C, T) on the CPU, what `latents_file` shows; both None for most demos.
     """
+
+    title: str
+    audio_file: Path
+    image_file: Path
+    audio: Tensor
+    sample_rate: int
+    latents_file: Path | None = None
+    latents: Tensor | None = None
+
+
+@rank_zero_only
+def log_demo(loggers: Iterable[Logger], demo: DemoFiles, step: int) -> None:
+    """Send one demo to every logger that can take sound."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            _demo_to_wandb(logger, title, audio_file, image_file, sample_rate, step)
+            _demo_to_wandb(logger, demo, step)
         elif isinstance(logger, TensorBoardLogger):
-            _demo_to_tensorboard(logger, title, image_file, audio, sample_rate, step)
+            _demo_to_tensorboard(logger, demo, step)
+        elif isinstance(logger, CometLogger):
+            _demo_to_comet(logger, demo, step)
 
 
-def _demo_to_wandb(logger: WandbLogger, title: str, audio_file: Path, image_file: Path, sample_rate: int, step: int) -> None:
+def _demo_to_wandb(logger: WandbLogger, demo: DemoFiles, step: int) -> None:
     import wandb
 
+    caption = f"{demo.title}, step {step}"
     media = {
-        f"demo/{title}": wandb.Audio(str(audio_file), sample_rate=sample_rate, caption=f"{title}, step {step}"),
-        f"spectrogram/{title}": wandb.Image(str(image_file), caption=f"{title}, step {step}"),
+        f"demo/{demo.title}": wandb.Audio(str(demo.audio_file), sample_rate=demo.sample_rate, caption=caption),
+        f"spectrogram/{demo.title}": wandb.Image(str(demo.image_file), caption=caption),
     }
+    if demo.latents is not None:
+        media[f"latents/{demo.title}"] = wandb.Image(str(demo.latents_file), caption=caption)
+        media[f"latents_3d/{demo.title}"] = wandb.Object3D(_point_cloud(demo.latents))
     logger.experiment.log(media | {"trainer/global_step": step})
 
 
-def _demo_to_tensorboard(logger: TensorBoardLogger, title: str, image_file: Path, audio: Tensor, sample_rate: int, step: int) -> None:
-    import numpy as np
+def _point_cloud(latents: Tensor) -> np.ndarray:
+    """(T, 6) the frames of `latents` (C, T) along their first three principal axes, coloured from blue at the start to red at the end."""
+    time = torch.linspace(0, 255, latents.shape[-1])
+    return torch.stack([*principal_components(latents), time, torch.full_like(time, 64), 255 - time], dim=-1).numpy()
+
+
+def _demo_to_tensorboard(logger: TensorBoardLogger, demo: DemoFiles, step: int) -> None:
     from PIL import Image
 
-    logger.experiment.add_audio(title, audio.mean(dim=0), step, sample_rate)  # TensorBoard plays mono only
-    logger.experiment.add_image(title, np.asarray(Image.open(image_file).convert("RGB")), step, dataformats="HWC")
+    logger.experiment.add_audio(demo.title, demo.audio.mean(dim=0), step, demo.sample_rate)  # TensorBoard plays mono only
+    pictures = {demo.title: demo.image_file, f"{demo.title}, latents": demo.latents_file}
+    for title, file in pictures.items():
+        if file is not None:
+            logger.experiment.add_image(title, np.asarray(Image.open(file).convert("RGB")), step, dataformats="HWC")
+
+
+def _demo_to_comet(logger: CometLogger, demo: DemoFiles, step: int) -> None:
+    logger.experiment.log_audio(str(demo.audio_file), sample_rate=demo.sample_rate, file_name=demo.title, step=step)
+    pictures = {demo.title: demo.image_file, f"{demo.title}, latents": demo.latents_file}
+    for title, file in pictures.items():
+        if file is not None:
+            logger.experiment.log_image(str(file), name=title, step=step)
 
 
 @rank_zero_only
@@ -195,3 +245,5 @@ def end_runs(loggers: Iterable[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()
+        elif isinstance(logger, CometLogger):
+            logger.experiment.end()

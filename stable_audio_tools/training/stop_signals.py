@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,16 +13,16 @@ EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 def save_signals() -> tuple[signal.Signals, ...]:
-    """What asks for a checkpoint: SIGUSR1, where there is one, but under SLURM, where Lightning requeues the job on it."""
-    return (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") and "SLURM_JOB_ID" not in os.environ else ()
+    """What asks for a checkpoint: SIGUSR1, where there is one."""
+    return (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()
 
 
 class StoppedBySignal(SystemExit):
-    """The program was told to end where it had nothing to save. `code` is its exit status."""
+    """The program was told to end where it had nothing to save. `status` is its exit status, `name` the signal's."""
 
     def __init__(self, number: int):
-        super().__init__(EXIT_STATUS[signal.Signals(number)])
-        self.name = signal.Signals(number).name
+        self.status, self.name = EXIT_STATUS[signal.Signals(number)], signal.Signals(number).name
+        super().__init__(self.status)
 
 
 class Interrupted(Exception):
@@ -32,30 +31,23 @@ class Interrupted(Exception):
 
 @contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise `StoppedBySignal` wherever the program is, until training takes over; SIGUSR1 has nothing to save.
-
-    Without effect outside the main thread, which alone may say what signals do.
-    """
-    with handling({**dict.fromkeys(EXIT_STATUS, _end), **dict.fromkeys(save_signals(), signal.SIG_IGN)}):
+    """SIGTERM and SIGINT raise `StoppedBySignal` wherever the program is, until training takes over; SIGUSR1 has nothing to save."""
+    before = handle_signals({**dict.fromkeys(EXIT_STATUS, _end), **dict.fromkeys(save_signals(), signal.SIG_IGN)})
+    try:
         yield
+    finally:
+        handle_signals(before)
+
+
+def handle_signals(handlers: Mapping[int, Any]) -> dict[int, Any]:
+    """Give signals other handlers; returns those before. Nothing outside the main thread, which alone may say what signals do."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
 def _end(number: int, frame: FrameType | None) -> None:
     raise StoppedBySignal(number)
-
-
-@contextmanager
-def handling(handlers: Mapping[int, Any]) -> Iterator[None]:
-    """Inside, these signals have these handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from report_browser import Browser, Page
 from report_samples import diffusion_clips, make_run, metrics_lines, run_state, write_demos, write_metrics
 
+from stable_audio_tools.audio.latent_picture import save_latents
 from stable_audio_tools.report import build, build_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Browser.available(), reason="no chromium on PATH")]
@@ -55,6 +56,22 @@ def test_a_complete_page(browser, complete, form):
     assert_quiet(page, complete)
     assert {url.split(":")[0] for url in page.requests} == {"file", "blob"}
     assert len([url for url in page.requests if url.startswith("file:")]) == 1
+
+
+def test_latents_are_shown_below_the_spectrogram_where_there_are_some(browser, tmp_path):
+    folder = make_run(tmp_path / "run", demo_steps=(0, 10))
+    entries = folder / "demos" / "step_00000010" / "demos.json"
+    demos = json.loads(entries.read_text())
+    save_latents(torch.randn(8, 20), entries.with_name("latents.png"))
+    demos[0]["latents"] = "latents.png"
+    entries.write_text(json.dumps(demos))
+    path = build_report(folder)
+    page = opened(browser, path)
+    page.wait("rows.length && rows[0].ready && rows[0].latents.naturalWidth === 640")
+    assert page.run("rows[0].latents.alt").startswith("Latents of")
+    page.run("choose(0)")
+    page.wait("rows[0].latents.hidden")
+    assert_quiet(page, path)
 
 
 @pytest.mark.parametrize("form", SCHEMES)

@@ -174,12 +174,24 @@ def test_demos_are_what_decoding_gives(variant):
     demos = create_demo_callback_from_config(config, demo_dl=loader(config))
     with torch.no_grad():
         shown = demos.render(module)
-        original = torch.stack([demo.audio for demo in shown[::2]])
+        original = torch.stack([demo.audio for demo in shown if demo.kind == "original"])
         model = module.sampling_model
         generators = [generator_for(4, index) for index in range(2)]
         expected = model.decode(model.encode(original, sample=False), 2, generator=generators)
-    assert [demo.kind for demo in shown] == ["original", "reconstruction"] * 2
-    torch.testing.assert_close(torch.stack([demo.audio for demo in shown[1::2]]), expected)
+    made = [demo for demo in shown if demo.title.endswith("reconstruction")]
+    torch.testing.assert_close(torch.stack([demo.audio for demo in made]), expected)
+    assert all(demo.latents.shape == module.model.encode(original)[0].shape for demo in made)
+
+
+def test_demos_show_what_the_pretransform_alone_gives_back():
+    config = configs.diffusion_autoencoder(demo={"demo_steps": 1, "max_demos": 1})
+    config["audio_channels"] = 2
+    config["model"]["pretransform"] = {"type": "autoencoder", "config": configs.autoencoder()["model"]}
+    module = wrapper(config).eval()
+    with torch.no_grad():
+        original, _, alone = create_demo_callback_from_config(config, demo_dl=loader(config)).render(module)
+        assert alone.title.endswith("pretransform alone") and alone.group == original.group
+        assert alone.latents.shape == module.model.pretransform.encode(original.audio[None])[0].shape
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -214,17 +215,43 @@ def test_a_failure_while_running_says_the_cause_and_keeps_the_traceback_in_the_l
     assert (run / "checkpoints" / "step=00000002.ckpt").exists()
 
 
-@pytest.mark.parametrize("logger", ["wandb", "tensorboard"])
-def test_loggers_get_numbers_sounds_and_pictures_without_asking(tmp_path, logger):
-    model = write(tmp_path / "model.json", configs.text_to_audio())
-    options = ("--max-steps", "2", "--log-every", "1", "--name", "run", "--logger", logger, "--project", "whales")
-    done = train(tmp_path, "--model-config", model, *options)
-    assert done.returncode == 0, done.stderr
-    run = tmp_path / "runs" / "run"
-    if logger == "wandb":
-        media = [p.suffix for p in (run / "wandb").rglob("*") if p.is_file() and "media" in p.parts]
-        assert {".wav", ".png"} <= set(media)
-        (log,) = run.rglob("run-*.wandb")
-        assert b"whales" in log.read_bytes()
-    else:
-        assert any(p.name.startswith("events.out") for p in (run / "tensorboard").rglob("*"))
+@pytest.fixture
+def autoencoder_run(tmp_path):
+    """Trains an autoencoder for two steps with a logger, without any account; gives the run's folder."""
+
+    def run(logger):
+        model = write(tmp_path / "model.json", configs.autoencoder(demo={"demo_every": 2, "max_demos": 1}))
+        options = ("--max-steps", "2", "--log-every", "1", "--name", "run", "--logger", logger, "--project", "whales")
+        secrets = {"WANDB_API_KEY": "", "COMET_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+        done = train(tmp_path, "--model-config", model, *options, env={**os.environ, **secrets})
+        assert done.returncode == 0, done.stderr
+        return tmp_path / "runs" / "run"
+
+    return run
+
+
+def test_wandb_gets_numbers_sounds_and_pictures_without_asking(autoencoder_run):
+    run = autoencoder_run("wandb")
+    media = [p.relative_to(run).as_posix() for p in (run / "wandb").rglob("*") if p.is_file() and "media" in p.parts]
+    for kind, suffix in (("demo", ".wav"), ("spectrogram", ".png"), ("latents", ".png"), ("latents_3d", ".json")):
+        assert any(f"/{kind}/" in name and name.endswith(suffix) for name in media), (kind, media)
+    (log,) = run.rglob("run-*.wandb")
+    assert b"whales" in log.read_bytes() and b"train/loss" in log.read_bytes()
+
+
+def test_tensorboard_gets_numbers_sounds_and_pictures(autoencoder_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(autoencoder_run("tensorboard") / "tensorboard")).Reload()
+    tags = events.Tags()
+    assert "train/loss" in tags["scalars"]
+    assert any("reconstruction" in tag for tag in tags["audio"])
+    assert any("latents" in tag for tag in tags["images"])
+
+
+@pytest.mark.slow
+def test_comet_without_an_account_keeps_numbers_sounds_and_pictures(autoencoder_run):
+    (archive,) = (autoencoder_run("comet") / "comet").glob("*.zip")
+    with zipfile.ZipFile(archive) as file:
+        messages = file.read("messages.json").decode()
+    assert "train/loss" in messages and "reconstruction" in messages and "latents" in messages

@@ -23,16 +23,20 @@ class AutoencoderDemoCallback(DemoCallback):
     def render(self, module: Any) -> list[Demo]:
         clips, names = self._first_clips()
         weights = next(module.sampling_model.parameters())  # they may be of half precision
-        decoded = self.reconstruct(module, clips.to(weights)).to(clips)
+        found = self.reconstructions(module, clips.to(weights))
         demos = []
-        for name, original, reconstruction in zip(names, clips, decoded, strict=True):
+        for index, (name, original) in enumerate(zip(names, clips, strict=True)):
             demos.append(Demo(f"{name}, original", original, "original", name))
-            demos.append(Demo(f"{name}, reconstruction", reconstruction, "reconstruction", name, info=_likeness(original, reconstruction)))
+            for title, decoded, latents in found:
+                audio = decoded[index].to(original)
+                info = _likeness(original, audio)
+                demos.append(Demo(f"{name}, {title}", audio, "reconstruction", name, info=info, latents=latents[index]))
         return demos
 
-    def reconstruct(self, module: Any, clips: Tensor) -> Tensor:
-        """Clips (B, C, T) through the sampling model; some samples may be lost at the end."""
-        return module.reconstruct(module.sampling_model, clips)
+    def reconstructions(self, module: Any, clips: Tensor) -> list[tuple[str, Tensor, Tensor]]:
+        """Titles, audio and latents of `clips` (B, C, T) through the sampling model; some samples may be lost at the end."""
+        found = module.strategy.reconstruct(module.sampling_model, clips)
+        return [("reconstruction", found.decoded, found.latents)]
 
     def _first_clips(self) -> tuple[Tensor, list[str]]:
         if self._clips is None:

@@ -1,8 +1,9 @@
 """What every demo shares: when it is due, which weights it shows, its own random numbers, saving, logging, and failing.
 
 A subclass renders. Demos are made on rank 0 from the sampling weights (EMA where there are any), before the first step,
-every `demo_every` train steps and when training ends, unless a signal ends it. Written policy: a demo that fails is logged
-with its traceback and training goes on.
+every `demo_every` train steps and when training ends, unless a signal ends it. Where weights are shared out among processes,
+all of them render the same and rank 0 keeps it. Written policy: a demo that fails is logged with its traceback and training
+goes on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from stable_audio_tools.audio.io import save_audio
+from stable_audio_tools.audio.latent_picture import save_latents
 from stable_audio_tools.audio.spectrogram import save_spectrogram
 from stable_audio_tools.inference.generation import evaluation_mode
-from stable_audio_tools.training.loggers import log_demo
+from stable_audio_tools.training.loggers import DemoFiles, log_demo
+from stable_audio_tools.training.parallel import FullyShardedStrategy
 from stable_audio_tools.training.run_folder import write_json
+from stable_audio_tools.training.stop_signals import Interrupted, interruptible
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,7 @@ class Demo:
     kind: generated, original, reconstruction, masked, condition or mix.
     group: demos of one group belong together, such as one prompt over the course of training.
     info: further facts to show.
+    latents: (C, T) that it was made from, for autoencoders.
     """
 
     title: str
@@ -49,6 +54,7 @@ class Demo:
     cfg_scale: float | None = None
     seed: int | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    latents: Tensor | None = None
 
 
 class DemoCallback(Callback):
@@ -86,12 +92,21 @@ class DemoCallback(Callback):
     def show(self, trainer: pl.Trainer, module: Any) -> None:
         """Render, save and log the demos of this step."""
         self._last = module.train_step
-        if not trainer.is_global_zero:
+        together = isinstance(trainer.strategy, FullyShardedStrategy)
+        if not trainer.is_global_zero and not together:
             return
         try:
-            with torch.no_grad(), isolated_random_state(), evaluation_mode(module.sampling_model):
+            with (
+                torch.no_grad(),
+                isolated_random_state(),
+                evaluation_mode(module.sampling_model),
+                interruptible(lambda: module.interrupted and not together),  # ranks that wait for each other end together
+            ):
                 demos = self.render(module)
-            self._save(trainer, demos, module.train_step)
+            if trainer.is_global_zero:
+                self._save(trainer, demos, module.train_step)
+        except Interrupted:
+            log.info("the demo at step %d is left out, since training is to end", module.train_step)
         except Exception:
             log.exception("the demo at step %d failed; training goes on", module.train_step)
 
@@ -106,10 +121,15 @@ class DemoCallback(Callback):
     def _save_one(self, trainer: pl.Trainer, demo: Demo, folder: Path, index: int, step: int) -> dict[str, Any]:
         stem = f"{index:02d}_{demo.kind}" + (f"_cfg{demo.cfg_scale:g}" if demo.cfg_scale is not None else "")
         audio = demo.audio.detach().float().cpu()
-        save_audio(folder / f"{stem}.wav", audio, self.sample_rate)
-        save_spectrogram(audio, self.sample_rate, folder / f"{stem}.png")
-        log_demo(trainer.loggers, demo.title, folder / f"{stem}.wav", folder / f"{stem}.png", audio, self.sample_rate, step)
+        files = DemoFiles(demo.title, folder / f"{stem}.wav", folder / f"{stem}.png", audio, self.sample_rate)
+        save_audio(files.audio_file, audio, self.sample_rate)
+        save_spectrogram(audio, self.sample_rate, files.image_file)
+        if demo.latents is not None:
+            files = replace(files, latents_file=folder / f"{stem}_latents.png", latents=demo.latents.detach().float().cpu())
+            save_latents(demo.latents, files.latents_file)
+        log_demo(trainer.loggers, files, step)
         facts = {"prompt": demo.prompt, "cfg_scale": demo.cfg_scale, "seed": demo.seed, "info": demo.info or None}
+        facts["latents"] = files.latents_file.name if files.latents_file else None
         entry = {"title": demo.title, "audio": f"{stem}.wav", "image": f"{stem}.png", "kind": demo.kind, "group": demo.group}
         return entry | {key: value for key, value in facts.items() if value is not None}
 

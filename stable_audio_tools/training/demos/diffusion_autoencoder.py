@@ -12,13 +12,21 @@ from stable_audio_tools.training.demos.config import DiffusionAutoencoderDemoCon
 
 
 class DiffusionAutoencoderDemoCallback(AutoencoderDemoCallback):
-    """Encodes the first `max_demos` clips of the data and samples them back by `decode`."""
+    """Encodes the first `max_demos` clips of the data and samples them back by `decode`.
+
+    What a pretransform alone gives back is shown too: no reconstruction can be better.
+    """
 
     def __init__(self, config: DiffusionAutoencoderDemoConfig, **kwargs: Any):
         super().__init__(config, **kwargs)
         self.demo_steps, self.seed = config.demo_steps, config.seed
 
-    def reconstruct(self, module: Any, clips: Tensor) -> Tensor:
+    def reconstructions(self, module: Any, clips: Tensor) -> list[tuple[str, Tensor, Tensor]]:
         model = module.sampling_model
         generators = [generator_for(self.seed, index) for index in range(len(clips))]
-        return model.decode(model.encode(clips, sample=False), self.demo_steps, generator=generators)
+        latents = model.encode(clips, sample=False)
+        found = [("reconstruction", model.decode(latents, self.demo_steps, generator=generators), latents)]
+        if model.pretransform is not None:
+            first_stage = model.pretransform.encode(clips)
+            found.append(("pretransform alone", model.pretransform.decode(first_stage), first_stage))
+        return found
