@@ -125,8 +125,9 @@ class DemoCallback(Callback):
         save_audio(files.audio_file, audio, self.sample_rate)
         save_spectrogram(audio, self.sample_rate, files.image_file)
         if demo.latents is not None:
-            files = replace(files, latents_file=folder / f"{stem}_latents.png", latents=demo.latents.detach().float().cpu())
-            save_latents(demo.latents, files.latents_file)
+            picture = folder / f"{stem}_latents.png"
+            save_latents(demo.latents, picture)
+            files = replace(files, latents_file=picture, latents=demo.latents.detach().float().cpu())
         log_demo(trainer.loggers, files, step)
         facts = {"prompt": demo.prompt, "cfg_scale": demo.cfg_scale, "seed": demo.seed, "info": demo.info or None}
         facts["latents"] = files.latents_file.name if files.latents_file else None
