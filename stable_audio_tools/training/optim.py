@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, model_validator
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -213,7 +214,9 @@ def _kernel(kind: type[Optimizer], config: Arguments, params: list[Parameter]) -
     """
     chosen = {"fused", "foreach", "differentiable"} & set(config)
     fits = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
-    return {"fused": True} if fits and not chosen and issubclass(kind, torch.optim.Adam | torch.optim.SGD) else {}
+    # Torch does not know how to share out a fused SGD.
+    kinds = torch.optim.Adam if any(isinstance(p, DTensor) for p in params) else torch.optim.Adam | torch.optim.SGD
+    return {"fused": True} if fits and not chosen and issubclass(kind, kinds) else {}
 
 
 def _check(name: str, config: Arguments, known: Mapping[str, type], what: str) -> None:

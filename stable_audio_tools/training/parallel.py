@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ema_pytorch import EMA
 
 BLOCKS = (TransformerBlock, adp.TransformerBlock)
+KERNEL = ("fused", "foreach")  # what an optimizer computes with, which depends on its weights and not on the file
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
@@ -113,7 +114,9 @@ class FullyShardedStrategy(ModelParallelStrategy):
             state = {
                 index: {name: _like(value, parameters[index]) for name, value in values.items()} for index, values in saved["state"].items()
             }
-            optimizer.load_state_dict({**saved, "state": state})
+            kernels = [{name: group[name] for name in KERNEL if name in group} for group in optimizer.param_groups]
+            groups = [{**group, **kernel} for group, kernel in zip(saved["param_groups"], kernels, strict=True)]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
