@@ -13,12 +13,20 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.nn.exact import at_least_single
 from stable_audio_tools.training.losses.filters import a_weighting_fir, mel_filterbank
-from stable_audio_tools.training.losses.spectra import complex_distance, magnitude_distance, power, spectral_convergence
+from stable_audio_tools.training.losses.spectra import (
+    MagnitudeWeights,
+    ShortTime,
+    complex_distance,
+    magnitude_distance,
+    signals,
+    spectral_convergence,
+)
 
 WINDOWS = Literal["hann_window", "hamming_window", "blackman_window", "bartlett_window"]
 MEL_FLOOR = 1e-5  # of mel magnitudes under a logarithm, as in descript-audio-codec
@@ -146,7 +154,7 @@ class Resolution(nn.Module):
         self.params = params
         self.fft_size, self.hop_size = params.fft_sizes[index], params.hop_sizes[index]
         window = getattr(torch, params.window)(params.win_lengths[index], dtype=torch.float64)
-        self.register_buffer("window", window.to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer("window", _centred(window, self.fft_size).to(torch.get_default_dtype()), persistent=False)
         self.bands = params.bands(index)
         if self.bands is not None:
             mel = mel_filterbank(sample_rate, self.fft_size, self.bands)
@@ -157,10 +165,17 @@ class Resolution(nn.Module):
 
     def forward(self, target: Tensor, estimate: Tensor) -> Tensor:
         """(S,) distances of S signals: sum, difference, left and right of stereo, or of all channels as one."""
+        transform = ShortTime(self.window.to(estimate.dtype), self.hop_size)
         with torch.no_grad():
-            wanted = self.spectra(target)
-        given = self.spectra(estimate)
-        return self._magnitude_distance(wanted, given) if self._is_plain else self._distance(wanted, given)
+            target = self._centred_frames(target)
+        estimate = self._centred_frames(estimate)
+        if self._is_plain and not torch.compiler.is_compiling():  # a compiler fuses the formula by itself
+            params = self.params
+            weights = MagnitudeWeights(params.w_sc, params.w_log_mag, params.w_lin_mag, math.sqrt(params.eps))
+            return magnitude_distance(target, estimate, transform, weights)
+        with torch.no_grad():
+            wanted = signals(transform(target))
+        return self._distance(wanted, signals(transform(estimate)))
 
     @property
     def _is_plain(self) -> bool:
@@ -169,10 +184,10 @@ class Resolution(nn.Module):
         changed = (params.scale, params.scale_invariance, params.w_phs, params.log_eps)
         return not any(changed) and params.mag_distance == "L1" and params.reduction == "mean"
 
-    def _magnitude_distance(self, wanted: Tensor, given: Tensor) -> Tensor:
-        params = self.params
-        weights = {"convergence": params.w_sc, "log": params.w_log_mag, "linear": params.w_lin_mag}
-        return magnitude_distance(given, power(wanted, params.eps), **weights, floor=params.eps)
+    def _centred_frames(self, audio: Tensor) -> Tensor:
+        """(B, C, T) to (2, B, T') for stereo, else (1, C B, T'): reflected at the ends, so that frames are centred on its samples."""
+        padded = F.pad(audio.transpose(0, 1), (self.fft_size // 2,) * 2, mode="reflect")
+        return padded if len(padded) == 2 else padded.flatten(0, 1)[None]
 
     def _distance(self, wanted: Tensor, given: Tensor) -> Tensor:
         params, distance = self.params, given.real.new_zeros(len(given))
@@ -189,16 +204,6 @@ class Resolution(nn.Module):
             distance = distance + params.w_lin_mag * self._reduced(given - wanted)
         return distance
 
-    def spectra(self, audio: Tensor) -> Tensor:
-        """(B, C, T) to complex (S, N, frames, bins): S signals of N examples."""
-        flat = audio.transpose(0, 1).flatten(0, 1)
-        window = self.window.to(audio.dtype)
-        spectra = torch.stft(flat, self.fft_size, self.hop_size, len(window), window, return_complex=True).mT  # its order in memory
-        if audio.shape[1] != 2:
-            return spectra[None]
-        left, right = spectra.unflatten(0, (2, -1)).unbind(0)
-        return torch.stack([left + right, left - right, left, right])
-
     def _magnitude(self, spectra: Tensor) -> Tensor:
         magnitude = spectra.abs().clamp(min=math.sqrt(self.params.eps))
         return magnitude if self.bands is None else magnitude @ self.mel.to(magnitude.dtype).mT
@@ -209,6 +214,12 @@ class Resolution(nn.Module):
     def _reduced(self, difference: Tensor) -> Tensor:
         distance = difference.abs() if self.params.mag_distance == "L1" else difference.square()
         return distance.mean((1, 2, 3)) if self.params.reduction == "mean" else distance.sum((1, 2, 3))
+
+
+def _centred(window: Tensor, size: int) -> Tensor:
+    """The window with zeros around it, `size` in all."""
+    before = (size - len(window)) // 2
+    return F.pad(window, (before, size - len(window) - before))
 
 
 def fir_filter(audio: Tensor, taps: Tensor) -> Tensor:

@@ -1,68 +1,166 @@
-"""Distances between spectra. S signals, N examples, then frames and bins, in any order; each gives (S,), the mean over examples.
+"""Short-time spectra and distances between them. S signals, N examples, then frames and bins; each distance gives (S,), the mean over
+examples.
 
-`magnitude_distance` is what training spends its time on, so it brings its own gradient: everything about one resolution is computed
-in a dozen passes over memory and a single tensor is kept for the backward pass. The other functions are plain autograd.
+`magnitude_distance` is what training spends its time on, so it brings its own gradient and works in place: a stereo pair is transformed
+once for four signals, and what a pass over memory costs decides over its speed. The other functions are plain autograd.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 COMPLEX_FLOOR = 1e-7
 
 
-def power(spectra: Tensor, floor: float) -> Tensor:
-    """|X|^2 of complex spectra, at least `floor`. Without a graph: it works in place."""
-    real, imaginary = torch.view_as_real(spectra).unbind(-1)
-    return (real * real).addcmul_(imaginary, imaginary).clamp_(min=floor)
-
-
-def magnitude_distance(spectra: Tensor, wanted_power: Tensor, *, convergence: float, log: float, linear: float, floor: float) -> Tensor:
-    """convergence * spectral convergence + log * mean|log M - log W| + linear * mean|M - W|, M = |spectra|, W = sqrt(wanted_power).
-
-    The same as the sum of the functions below, with the gradient written out. Bins below `floor` get no gradient, as under a clamp.
+class ShortTime:
+    """Windowed Fourier transforms of frames, and the adjoint that their gradient takes.
 
     Args:
-        spectra: (S, N, frames, bins) complex.
-        wanted_power: (S, N, frames, bins) of the original, as of `power`; it gets no gradient.
+        window: (fft_size,).
+        hop: samples between frames.
     """
-    return _MagnitudeDistance.apply(spectra, wanted_power, convergence, log, linear, floor)
+
+    def __init__(self, window: Tensor, hop: int):
+        self.window, self.hop = window, hop
+
+    def __call__(self, audio: Tensor) -> Tensor:
+        """(..., T) to complex (..., frames, bins); frames lie wholly inside the audio."""
+        frames = audio.unfold(-1, len(self.window), self.hop) * self.window
+        # As a list of frames: with more dimensions, compiled code expects another order in memory than it gets (torch 2.11).
+        return torch.fft.rfft(frames.flatten(0, -2)).unflatten(0, frames.shape[:-1])
+
+    def adjoint(self, gradient: Tensor, samples: int) -> Tensor:
+        """The gradient (..., T) in the audio of `samples` samples for one in its spectra, which is overwritten.
+
+        A half-spectrum inverse transform counts the inner bins twice; autograd would transform whole complex spectra instead.
+        """
+        size = len(self.window)
+        gradient[..., :1] *= 2
+        if size % 2 == 0:
+            gradient[..., -1:] *= 2
+        frames = torch.fft.irfft(gradient, size, norm="forward").mul_(self.window / 2)
+        audio = self._overlap_add(frames)[..., :samples]
+        return F.pad(audio, (0, samples - audio.shape[-1]))
+
+    def _overlap_add(self, frames: Tensor) -> Tensor:
+        """(..., frames, size) to (..., T), a hop's worth of each frame at a time."""
+        count, parts = frames.shape[-2], -(-frames.shape[-1] // self.hop)
+        frames = F.pad(frames, (0, parts * self.hop - frames.shape[-1]))
+        audio = frames.new_zeros(*frames.shape[:-2], count + parts - 1, self.hop)
+        for part in range(parts):
+            audio[..., part : part + count, :] += frames[..., part * self.hop : (part + 1) * self.hop]
+        return audio.flatten(-2)
+
+
+def signals(spectra: Tensor) -> Tensor:
+    """The compared signals (S, N, frames, bins) of (P, N, frames, bins): sum, difference, left and right of a pair, or the only part."""
+    if len(spectra) == 1:
+        return spectra
+    left, right = spectra
+    return torch.stack([left + right, left - right, left, right])
+
+
+@dataclass(frozen=True)
+class MagnitudeWeights:
+    """What counts how much between the magnitudes of an original and of a reconstruction; `floor` is the least magnitude."""
+
+    convergence: float
+    log: float
+    linear: float
+    floor: float
+
+
+def magnitude_distance(target: Tensor, estimate: Tensor, transform: ShortTime, weights: MagnitudeWeights) -> Tensor:
+    """convergence * spectral convergence + log * mean|log M - log W| + linear * mean|M - W|, M the estimate's magnitudes, W the target's.
+
+    The same as the sum of the functions below, with the gradient written out. Bins at the floor get no gradient, as under a clamp.
+
+    Args:
+        target: (P, N, T) audio; P is 2 for stereo, whose sum and difference are compared too, else 1. It gets no gradient.
+        estimate: the same.
+
+    Returns:
+        (S,) as of `signals`.
+    """
+    return _MagnitudeDistance.apply(estimate, target, transform, weights)
 
 
 class _MagnitudeDistance(torch.autograd.Function):
-    """With P = |X|^2, M = sqrt(P) and dM/dX = X / M, each term's gradient is X times a real factor; their sum is kept."""
+    """With dM/dX = X / M, the gradient of a signal in its spectrum X is X times a real factor; factors and channels' spectra are kept."""
 
     @staticmethod
-    def forward(ctx: Any, spectra: Tensor, wanted_power: Tensor, convergence: float, log: float, linear: float, floor: float) -> Tensor:
-        given_power = power(spectra, floor)
-        given, wanted = given_power.sqrt(), wanted_power.sqrt()
+    def forward(ctx: Any, estimate: Tensor, target: Tensor, transform: ShortTime, weights: MagnitudeWeights) -> Tensor:
+        wanted = _magnitudes(transform(target), weights.floor)
+        spectra = transform(estimate)
+        given = _magnitudes(spectra, weights.floor)
         difference = given - wanted
         distance, energy = (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) for x in (difference, wanted))
-        log_ratio = (given_power / wanted_power).log_()  # twice the difference of log magnitudes, in one logarithm
+        log_ratio = torch.div(given, wanted, out=wanted).log_()
         examples, elements = len(given[0]), given[0].numel()
-        loss = convergence * (distance / energy).mean((1, 2, 3))
-        loss += log / (2 * elements) * torch.linalg.vector_norm(log_ratio, 1, dim=(1, 2, 3))
-        if linear:
-            loss += linear / elements * torch.linalg.vector_norm(difference, 1, dim=(1, 2, 3))
+        loss = weights.convergence * (distance / energy).mean((1, 2, 3))
+        loss += weights.log / elements * torch.linalg.vector_norm(log_ratio, 1, dim=(1, 2, 3))
+        if weights.linear:
+            loss += weights.linear / elements * torch.linalg.vector_norm(difference, 1, dim=(1, 2, 3))
         if ctx.needs_input_grad[0]:
-            scale = (convergence / examples / (distance * energy)).nan_to_num_(posinf=0.0)  # a perfect copy has no direction to move in
-            sign = log_ratio.sign_()  # the difference's too
-            factor = (sign * (log / elements)).div_(given).addcmul_(difference, scale)
-            if linear:
-                factor.add_(sign, alpha=linear / elements)
-            factor.div_(given).masked_fill_(given_power <= floor, 0)
-            ctx.save_for_backward(spectra * factor)
+            scale = (weights.convergence / examples / (distance * energy)).nan_to_num_(posinf=0.0)  # a perfect copy has nowhere to move
+            factor = _factor(given, difference.mul_(scale), log_ratio.sign_(), weights, elements)
+            ctx.save_for_backward(spectra, factor)
+            ctx.transform, ctx.samples = transform, estimate.shape[-1]
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grads[0][:, None, None, None], None, None, None, None, None
+        spectra, factors = ctx.saved_tensors
+        gradient = _of_channels(spectra, factors, grads[0][:, None, None, None])
+        return ctx.transform.adjoint(gradient, ctx.samples), None, None, None
+
+
+def _magnitudes(spectra: Tensor, floor: float) -> Tensor:
+    """Magnitudes, at least `floor`, of the `signals` of (P, N, frames, bins). Without a graph."""
+    scratch = torch.empty_like(spectra[0])
+    mixes = [torch.add, torch.sub] if len(spectra) == 2 else []
+    power = scratch.real.new_empty(len(mixes) + len(spectra), *scratch.shape)
+    for row, mix in zip(power, mixes, strict=False):
+        _power(mix(*spectra, out=scratch), scratch, row)
+    for row, channel in zip(power[len(mixes) :], spectra, strict=True):
+        _power(channel, scratch, row)
+    return power.sqrt_().clamp_(min=floor)
+
+
+def _power(spectrum: Tensor, scratch: Tensor, out: Tensor) -> None:
+    """|X|^2 into `out`; `scratch` is like the spectrum, and may be it."""
+    squares = torch.square(torch.view_as_real(spectrum), out=torch.view_as_real(scratch))
+    torch.add(squares[..., 0], squares[..., 1], out=out)
+
+
+def _factor(given: Tensor, convergence_slope: Tensor, sign: Tensor, weights: MagnitudeWeights, elements: int) -> Tensor:
+    """What each bin's X is multiplied by in its gradient, (S, N, frames, bins); `sign`, of the difference, is overwritten."""
+    if weights.linear:
+        convergence_slope.add_(sign, alpha=weights.linear / elements)
+    log_slope = sign.mul_(weights.log / elements).div_(given)
+    return log_slope.add_(convergence_slope).div_(given).masked_fill_(given <= weights.floor, 0)
+
+
+def _of_channels(spectra: Tensor, factors: Tensor, weights: Tensor) -> Tensor:
+    """The gradient (P, N, frames, bins) in the channels' spectra, for factors of their signals and weights (S, 1, 1, 1) of those."""
+    if len(spectra) == 1:
+        return spectra * (weights * factors)
+    total, difference = (factor * weight for factor, weight in zip(factors[:2], weights[:2], strict=True))
+    shared, crossed = total + difference, total.sub_(difference)
+    gradient = torch.empty_like(spectra)
+    for channel in (0, 1):
+        own = torch.addcmul(shared, factors[2 + channel], weights[2 + channel], out=difference)
+        parts = (torch.view_as_real(x).unbind(-1) for x in (gradient[channel], spectra[channel], spectra[1 - channel]))
+        for into, this, other in zip(*parts, strict=True):
+            torch.mul(this, own, out=into).addcmul_(other, crossed)
+    return gradient
 
 
 def spectral_convergence(wanted: Tensor, given: Tensor) -> Tensor:
