@@ -12,7 +12,7 @@ from test_host import Recorder, wrapper
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.training.checkpoints import RunCheckpoint, SignalGuard, StopAtStep
 
-TIMEOUT_S = 300
+TIMEOUT_S = 1200  # far above what anything takes; a rank that waits for another waits for half an hour
 
 
 class Ranks:

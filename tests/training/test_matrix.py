@@ -14,10 +14,12 @@ import pytest
 import torch
 from ranks import Ranks, batches, train
 from test_arc import arc
+from test_host import Repeat, fit, wrapper
 
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.checkpoints import save_model
 from stable_audio_tools.training.checkpoint_io import SAVED_AT_KEY
+from stable_audio_tools.training.rank_state import rank_state, restore_rank
 
 STEPS = 9
 ITEMS = 16  # 4 micro-batches an epoch, of 4 items in all
@@ -129,8 +131,44 @@ def check(kind, processes, grid, folder, request):
         assert request.getfixturevalue("ranks")(compare, config, 2, grid, folder) == [[], []]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def sample(kind, processes):
+    """A part of the grid, such that every kind meets every stop, and every stop both numbers of processes and of workers."""
+    shift = list(KINDS).index(kind) + processes
+    return [(stop, WORKERS[(number + shift) // 2 % 2]) for number, stop in enumerate(STOPS) if (number + shift) % 2]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(kind, processes, tmp_path, request):
+    check(kind, processes, sample(kind, processes), tmp_path, request)
+
+
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_stop_of_every_run_is_exact(kind, processes, tmp_path, request):
     check(kind, processes, GRID, tmp_path, request)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "arc"])  # whose two losses pull against each other
+def test_twenty_steps_on_one_batch_lower_its_loss(kind, tmp_path):
+    config = KINDS[kind](tmp_path)
+    if kind == "arc_warmup":
+        config["training"]["arc"]["ode_warmup"] |= {"warmup_steps": 21, "refresh_rate": 100}
+    module = wrapper(config)
+    batch = next(iter(loader(config, 1)))
+
+    def loss():
+        """With the same noise, timesteps and masks at each call; of the model's turn."""
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            kept = rank_state(module.strategy)
+            module.strategy.start(seed=3, rank=0)
+            (update,) = module.strategy.updates(module.model, module.prepare(batch), 0)
+            restore_rank(kept, module.strategy)
+            return update.output.loss.item()
+
+    before = loss()
+    fit(module, Repeat(batch), 20)
+    assert loss() < 0.97 * before
