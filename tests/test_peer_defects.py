@@ -116,6 +116,17 @@ ROWS: dict[str, tuple[str, ...]] = {
         ELSEWHERE,
         "training/test_diffusion_inpainting.py::test_validation_masks_differ_by_batch_and_not_by_time",
         "training/test_host.py::test_validation_is_the_same_twice",
+        "training/test_evaluation_metrics.py::test_metrics_are_of_the_sampling_weights_and_a_monitor_sees_them",
+    ),
+    "D13, R PESQ is not defined, and its arguments are exchanged": (
+        ELSEWHERE,
+        "training/test_evaluation_metrics.py::test_pesq_falls_with_noise_at_any_rate",
+    ),
+    "R the perceptual loss hears any rate as 16 kHz, a batch as one signal, and through dropout": (
+        ELSEWHERE,
+        "training/test_hubert_loss.py::test_any_rate_and_channels_are_heard_as_mono_at_16_khz",
+        "training/test_hubert_loss.py::test_waveforms_are_normalised_each_by_itself_where_the_network_wants_it",
+        "training/test_hubert_loss.py::test_the_gradient_reaches_the_estimate_alone_and_dropout_never_acts",
     ),
     "D16, R inference ignores the shift of timesteps that training and demos use": (
         "diffusion/test_grids.py::test_a_model_with_a_shift_is_sampled_where_it_was_trained",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stable_audio_tools.audio.resample import resample
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.configs.parse import validate
 from stable_audio_tools.nn.exact import at_least_single
 from stable_audio_tools.training.losses.reconstruction import WINDOWS, MultiResolutionSTFT, SpectralParams
 
@@ -53,7 +54,7 @@ class SpectrumMetricConfig(StrictModel):
         """The same as a loss of one resolution."""
         sizes: dict[str, Any] = {name: (getattr(self, own),) for name, own in PLURAL.items()}
         shared = self.model_dump(include=SpectralParams.model_fields.keys() & SpectrumMetricConfig.model_fields.keys())
-        return SpectralParams(**sizes, **shared, **self._bands())
+        return validate(SpectralParams, {**sizes, **shared, **self._bands()}, "metric")
 
     def own_path(self, path: tuple[str | int, ...]) -> tuple[str | int, ...]:
         """The place in this block that a place in `params` came from."""
