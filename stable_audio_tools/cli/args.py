@@ -22,13 +22,19 @@ CHOICES = {
     "logger": ("auto", "wandb", "tensorboard", "csv", "comet", "none"),
     "precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
     "remove_pretransform_weight_norm": ("", "pre_load", "post_load"),
+    "monitor_mode": ("", "min", "max"),
+    "matmul_precision": ("highest", "high", "medium"),
+    "profiler": ("none", "simple", "advanced", "pytorch"),
 }
 LEAST = {
     "max_steps": 0, "max_epochs": 0, "max_minutes": 0, "batch_size": 1, "num_workers": 0, "seed": 0, "accum_batches": 1,
     "gradient_clip_val": 0, "max_bad_steps": 0, "val_every": 0, "checkpoint_every": 0, "save_top_k": -1, "log_every": 1, "num_nodes": 1,
+    "save_best": 0, "early_stopping_patience": 0, "early_stopping_min_delta": 0,
 }  # fmt: skip
 FILES = ("model_config", "dataset_config", "val_dataset_config", "ckpt_path", "pretrained_ckpt_path", "pretransform_ckpt_path")
 """Options that name a file; in an INI file they are relative to that file."""
+AUTO = ("batch_size",)
+"""Numbers that may be `auto`, which is known later."""
 SEVERAL = ("pretrained_ckpt_path",)
 """Options that may be given several times; in an INI file, one value a line."""
 
@@ -53,6 +59,8 @@ class Option:
         """
         if self.name in SEVERAL:
             return tuple(line.strip() for line in text.splitlines() if line.strip())
+        if self.name in AUTO and text == "auto":
+            return text
         value = _typed(text, self.default)
         if self.name in CHOICES and value not in CHOICES[self.name]:
             raise ValueError(f"expected one of {', '.join(c for c in CHOICES[self.name] if c)}, got {text!r}")

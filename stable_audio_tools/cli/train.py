@@ -6,21 +6,26 @@ Everything that can be wrong with the input is found before a weight is allocate
 from __future__ import annotations
 
 import argparse
-import importlib
+import contextlib
+import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stable_audio_tools.cli.args import configure, resolve
-from stable_audio_tools.configs.errors import ConfigError
+from stable_audio_tools.cli.plugins import import_plugins
+from stable_audio_tools.configs.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    from lightning.pytorch.profilers import Profiler
 
     from stable_audio_tools.training.data_module import AudioDataModule
     from stable_audio_tools.training.module import TrainingModule
+    from stable_audio_tools.training.monitor import Goal
     from stable_audio_tools.training.run import RunSettings, TrainingRun
 
 __all__ = ["configure", "import_plugins", "run"]
@@ -30,13 +35,23 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     options = resolve(args)
     import_plugins(options["plugins"])
-
-    from stable_audio_tools.training.run import TrainingRun
-
     settings = _settings(options, _resume_command(args, options))
     data = _data(options)
+    settings = replace(settings, goal=_goal(options, validates=data.validates))
     machine = _machine(options, players=len(settings.config.training.required_players()))
-    data.build(settings.config)
+    with _matmul_precision(options["matmul_precision"]):
+        data.build(settings.config)
+        if options["find_lr"]:
+            return _find_learning_rates(options, settings, machine, data)
+        if options["batch_size"] == "auto":
+            data.use_batch_size(_batch_size(options, settings, machine, data))
+            settings = replace(settings, arguments={**options, "batch_size": data.batch_size})
+        return _train(options, settings, machine, data)
+
+
+def _train(options: Mapping[str, Any], settings: RunSettings, machine: Mapping[str, Any], data: AudioDataModule) -> int:
+    from stable_audio_tools.training.run import TrainingRun
+
     module = _module(options, settings)
     training = TrainingRun(settings)
     training.prepare_folder()
@@ -56,25 +71,6 @@ def _resume_command(args: argparse.Namespace, options: Mapping[str, Any]) -> str
     several = {name: value if isinstance(value, list) else [value] for name, value in typed.items()}
     flags = [f"--{name.replace('_', '-')}={value}" for name, values in several.items() for value in values]
     return shlex.join(["stable-audio-tools", "train", *flags, "--recover"])
-
-
-def import_plugins(names: str) -> None:
-    """Import modules of the user's, which may register parts; also from the folder where the program starts.
-
-    Args:
-        names: separated by commas.
-
-    Raises:
-        ConfigError: one cannot be imported.
-    """
-    modules = [part.strip() for part in names.split(",") if part.strip()]
-    if modules and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # last: a file beside the configs must not hide a package
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            raise ConfigError(f"cannot import {name!r}: {type(error).__name__}: {error}", source="--plugins") from error
 
 
 def _settings(options: dict[str, Any], resume_command: str) -> RunSettings:
@@ -107,11 +103,42 @@ def _data(options: Mapping[str, Any]) -> AudioDataModule:
     return AudioDataModule(
         options["dataset_config"] or None,
         options["val_dataset_config"] or None,
-        batch_size=options["batch_size"],
+        batch_size=1 if options["batch_size"] == "auto" else options["batch_size"],
         num_workers=options["num_workers"],
         seed=options["seed"],
         allow_code=options["allow_code"],
     )
+
+
+def _goal(options: Mapping[str, Any], *, validates: bool) -> Goal | None:
+    """What validation is watched for.
+
+    Raises:
+        ConfigError: options that can have no effect, or do not say what is better.
+    """
+    from stable_audio_tools.training.monitor import Goal
+
+    asked = [name for name in ("monitor", "monitor_mode", "early_stopping_patience", "early_stopping_min_delta") if options[name]]
+    if asked and not (validates and options["val_every"]):
+        fix = "set --val-every above 0" if validates else "give --val-dataset-config"
+        raise ConfigError([Problem((), "is about validation, which this run has not", fix)], _flags(asked))
+    if asked and not (options["save_best"] or options["early_stopping_patience"]):
+        raise ConfigError([Problem((), "has no effect", "set --save-best or --early-stopping-patience above 0")], _flags(asked))
+    if options["early_stopping_min_delta"] and not options["early_stopping_patience"]:
+        raise ConfigError([Problem((), "has no effect", "set --early-stopping-patience above 0")], "--early-stopping-min-delta")
+    if not (validates and options["val_every"] and (options["save_best"] or options["early_stopping_patience"])):
+        return None
+    metric = options["monitor"] or Goal.metric
+    if not metric.startswith(("val/", "train/")):
+        raise ConfigError([Problem((), "names of metrics begin with val/ or train/", "val/loss is one")], f"--monitor {metric}")
+    if not options["monitor_mode"] and "loss" not in metric:
+        raise ConfigError([Problem((), "is less of it better, or more?", "say --monitor-mode min or max")], f"--monitor {metric}")
+    waiting = {"patience": options["early_stopping_patience"], "min_delta": options["early_stopping_min_delta"]}
+    return Goal(metric, options["monitor_mode"] or "min", options["save_best"], **waiting)
+
+
+def _flags(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _machine(options: Mapping[str, Any], *, players: int) -> dict[str, Any]:
@@ -136,7 +163,13 @@ def _module(options: Mapping[str, Any], settings: RunSettings) -> TrainingModule
             fold_weight_norm=options["remove_pretransform_weight_norm"],
             allow_partial=options["allow_partial"],
         ),
-        steps=StepSettings(options["accum_batches"], options["gradient_clip_val"], options["log_every"], options["max_bad_steps"]),
+        steps=StepSettings(
+            accumulate_batches=options["accum_batches"],
+            clip_grad_norm=options["gradient_clip_val"],
+            log_every=options["log_every"],
+            max_bad_steps=options["max_bad_steps"],
+            compile=options["compile"],
+        ),
         resume_from=settings.resume_from,
     )
 
@@ -151,9 +184,67 @@ def _trainer(options: Mapping[str, Any], machine: Mapping[str, Any], training: T
         **machine,
         **training.trainer_arguments(data),
         max_epochs=options["max_epochs"] or -1,
+        profiler=_profiler(options["profiler"], training.folder),
         val_check_interval=every if validates else None,
         check_val_every_n_epoch=None if validates else 1,
         limit_val_batches=1.0 if validates else 0,
     )
     torch.manual_seed(options["seed"])
     return trainer
+
+
+def _profiler(kind: str, folder: Path) -> Profiler | None:
+    """Lightning's profiler of that name; it writes `profile` files into the run folder when the run ends."""
+    from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    return kinds[kind](dirpath=folder, filename="profile") if kind != "none" else None
+
+
+@contextlib.contextmanager
+def _matmul_precision(name: str) -> Iterator[None]:
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+# what is found by trying
+
+
+def _batch_size(options: Mapping[str, Any], settings: RunSettings, machine: Mapping[str, Any], data: AudioDataModule) -> int:
+    """What `--batch-size auto` means: for a run that goes on in its folder, what it meant at first."""
+    from stable_audio_tools.training.finders import find_batch_size
+
+    if settings.resume_from is not None and settings.resume_from.parent.parent == settings.folder:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return int(json.loads((settings.folder / "args.json").read_text(encoding="utf-8"))["batch_size"])
+    return find_batch_size(
+        settings.config,
+        lambda: _module(options, settings),
+        data.trial_batches,
+        machine,
+        items=len(data.trial_batches(1)),
+        accumulate=options["accum_batches"],
+    )
+
+
+def _find_learning_rates(options: Mapping[str, Any], settings: RunSettings, machine: Mapping[str, Any], data: AudioDataModule) -> int:
+    """Say which learning rate suits each player; returns the exit status."""
+    from stable_audio_tools.training.finders import find_learning_rates, write_range_tests
+
+    if settings.resume_from is not None:
+        raise ConfigError([Problem((), "tries rates on new weights", "leave --recover and --ckpt-path out")], "--find-lr")
+    if options["batch_size"] == "auto":
+        raise ConfigError([Problem((), "rates depend on the batch size", "give --batch-size a number")], "--find-lr")
+    tests = find_learning_rates(lambda: _module(options, settings), data.trial_batches, machine, batch_size=options["batch_size"])
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    write_range_tests(tests, settings.folder / "lr_finder.csv")
+    for test in tests:
+        print(f"{test.player}: learning rate {test.suggestion:.2g}" if test.suggestion else f"{test.player}: no rate made the loss fall")
+    print(f"curves: {settings.folder / 'lr_finder.csv'}")
+    return 0

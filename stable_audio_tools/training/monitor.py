@@ -94,7 +94,7 @@ class ValidationMonitor(pl.Callback):
         self._stop_if_waited(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit" or pl_module.interrupted:
             return
         step = pl_module.train_step
         self.history[step] = trainer.strategy.broadcast(self._value(trainer.callback_metrics))
@@ -141,7 +141,9 @@ class ValidationMonitor(pl.Callback):
     def _best_steps(self) -> list[int]:
         """Steps whose checkpoints are to be kept, the best first: the newest validation's, or those that have a file."""
         newest = max(self.history)
-        candidates = [step for step, value in self.history.items() if math.isfinite(value) and (step == newest or self._file(step).exists())]
+        candidates = [
+            step for step, value in self.history.items() if math.isfinite(value) and (step == newest or self._file(step).exists())
+        ]
         return sorted(candidates, key=lambda step: (self.goal.rank(self.history[step]), step))[: self.goal.save_best]
 
     def _record(self, best: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.models.checkpoints import save_model
+from stable_audio_tools.training import slurm
 from stable_audio_tools.training.checkpoint_io import AtomicCheckpointIO, newest_good_checkpoint, step_of
 from stable_audio_tools.training.checkpoints import RunCheckpoint, SignalGuard, StopAtStep, StopAtTime
 from stable_audio_tools.training.config import AnyRun
@@ -24,8 +25,12 @@ from stable_audio_tools.training.data_module import AudioDataModule
 from stable_audio_tools.training.factory import create_demo_callback_from_config
 from stable_audio_tools.training.loggers import create_loggers, end_runs
 from stable_audio_tools.training.module import TrainingModule
+from stable_audio_tools.training.monitor import Goal, ValidationMonitor
+from stable_audio_tools.training.pace import Pace
+from stable_audio_tools.training.parallel import whole_state
 from stable_audio_tools.training.progress import RunProgress
 from stable_audio_tools.training.run_folder import RunFolder, write_json
+from stable_audio_tools.training.stop_signals import StoppedBySignal
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +43,7 @@ class RunSettings:
     folder: the run folder. resume_from: the checkpoint to go on from. resume_command: the command that goes on with the run.
     max_steps: train steps to go to; None: no limit. max_minutes: of training; 0: no limit.
     checkpoint_every: train steps between two checkpoints; 0: only at the end. save_top_k: newest to keep; -1: all.
+    goal: what validation is watched for; None: nothing.
     logger, project: where numbers and demos go besides the folder.
     """
 
@@ -52,17 +58,19 @@ class RunSettings:
     max_minutes: float = 0.0
     checkpoint_every: int = 1000
     save_top_k: int = 3
+    goal: Goal | None = None
     logger: str = "auto"
     project: str = "stable_audio_tools"
 
 
 def place_run(folder: Path, *, recover: bool, ckpt_path: str) -> Path | None:
-    """The checkpoint that a run in `folder` resumes from; None: it starts.
+    """The checkpoint that a run in `folder` resumes from; None: it starts. A job that SLURM has requeued recovers unasked.
 
     Raises:
         ConfigError: the folder cannot be written, holds another run, or the checkpoint cannot be used.
     """
     _check_writable(folder)
+    recover = recover or slurm.restarted()
     if recover and (newest := newest_good_checkpoint(folder / "checkpoints")):
         return newest
     if ckpt_path:
@@ -132,7 +140,7 @@ class TrainingRun:
             "log_every_n_steps": 1,
             "logger": self._loggers(),
             "callbacks": self._callbacks(data),
-            "plugins": [AtomicCheckpointIO()],
+            "plugins": [AtomicCheckpointIO(), *slurm.cluster_plugins()],
             "default_root_dir": self.folder,
             "enable_progress_bar": False,
             "enable_model_summary": False,
@@ -144,7 +152,8 @@ class TrainingRun:
         demos = create_demo_callback_from_config(settings.config, demo_dl=data.demo_clips(), folder=self.folder / "demos")
         limits: list[pl.Callback] = [StopAtStep(settings.max_steps)] if settings.max_steps else []
         limits += [StopAtTime(settings.max_minutes)] if settings.max_minutes else []
-        return [self.signals, *limits, RunProgress(settings.max_steps), demos, self.checkpoint, self.page]
+        monitor: list[pl.Callback] = [ValidationMonitor(settings.goal, self.checkpoint, self._export_best)] if settings.goal else []
+        return [self.signals, *limits, RunProgress(settings.max_steps), demos, *monitor, self.checkpoint, self.page]
 
     def _loggers(self) -> list[Any]:
         settings = self.settings
@@ -156,27 +165,43 @@ class TrainingRun:
 
     def fit(self, trainer: pl.Trainer, module: TrainingModule, data: AudioDataModule) -> int:
         """Train to the end and leave weights and report; returns the exit status, which a signal may have set."""
+        module.pace = Pace()
         try:
             trainer.fit(module, datamodule=data, ckpt_path=self.settings.resume_from, weights_only=True)
         finally:
             end_runs(trainer.loggers)
         try:
+            path = self._export(module, "model")
             if trainer.is_global_zero:
-                self._export(module)
+                log.info("weights: %s\nreport: %s", path, self.folder / "index.html")
             if self.checkpoint.unsaved:
                 raise OSError(self.checkpoint.unsaved)
         except OSError as error:
             self.page.update(trainer, module, "failed", error=str(error))
             raise
+        except StoppedBySignal:
+            self.page.update(trainer, module, "stopped")
+            raise
         self.page.update(trainer, module, "stopped" if self.signals.exit_status else "finished")
         return self.signals.exit_status or 0
 
-    def _export(self, module: TrainingModule) -> None:
-        path = self.folder / "exports" / "model.safetensors"
+    def _export_best(self, module: TrainingModule) -> None:
+        try:
+            path = self._export(module, "best")
+            if module.trainer.is_global_zero:
+                log.info("step %d is the best so far: %s", module.train_step, path)
+        except OSError as error:
+            log.error("the best weights could not be exported: %s; training goes on", error)
+
+    def _export(self, module: TrainingModule, name: str) -> Path:
+        path = self.folder / "exports" / f"{name}.safetensors"
+        weights = whole_state(module.sampling_model)
+        if not module.trainer.is_global_zero:
+            return path
         path.parent.mkdir(exist_ok=True)
         facts = {name: json.dumps(value) for name, value in module.strategy.checkpoint_metadata().items()}
-        save_model(path, module.sampling_model, self.settings.model_document, facts | {"train_step": str(module.train_step)})
-        log.info("weights: %s\nreport: %s", path, self.folder / "index.html")
+        save_model(path, weights, self.settings.model_document, facts | {"train_step": str(module.train_step)})
+        return path
 
     def failure(self, error: Exception) -> str:
         """What to tell the user about an error that ended the run; its traceback goes into `train.log`."""

@@ -17,6 +17,7 @@ from stable_audio_tools.models.checkpoints import load_into, load_weights
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.utils import remove_weight_norm_from_model
 from stable_audio_tools.training.checkpoint_io import check_fits
+from stable_audio_tools.training.compile import compile_networks
 from stable_audio_tools.training.config import AnyRun
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
 from stable_audio_tools.training.module import TrainingModule
@@ -73,18 +74,22 @@ class StepSettings:
     clip_grad_norm: largest gradient norm; 0: as the model config says.
     log_every: train steps between two rows of metrics.
     max_bad_steps: skipped steps in a row after which training ends; 0: never.
+    compile: compile the networks that train.
     """
 
     accumulate_batches: int = 1
     clip_grad_norm: float = 0.0
     log_every: int = 10
     max_bad_steps: int = MAX_BAD_STEPS
+    compile: bool = False
 
     def apply_to(self, module: TrainingModule) -> None:
         module.accumulate_batches = self.accumulate_batches
         module.log_every_n_steps = self.log_every
         module.guard.limit = self.max_bad_steps
         module.clip_grad_norm = self.clip_grad_norm or module.clip_grad_norm
+        if self.compile:
+            compile_networks(module)
 
 
 def build_module(
