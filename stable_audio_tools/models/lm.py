@@ -16,8 +16,6 @@ from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
-from stable_audio_tools.diffusion.seeds import generator_for
-from stable_audio_tools.nn.cache import TransformerCache
 
 from .codebook_patterns import PatternName, PatternOptions, PatternTable, option_problems, pattern_table
 from .conditioners import ConditioningConfig, MultiConditioner
@@ -25,8 +23,9 @@ from .conditioners.base import Condition
 from .conditioners.routing import Conditions, Inputs, Routes, as_condition, drop_inputs
 from .conditioning_rules import Ids, RoutingRules, Width
 from .lm_backbone import CodebookTransformer, LMBackbone, LMParams
+from .lm_prediction import NextStep, TokenNoise
 from .pretransforms import Pretransform, PretransformConfig
-from .token_sampling import Sampling, draw, guided_logits, probabilities
+from .token_sampling import Sampling, draw, probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -283,8 +282,8 @@ class AudioLanguageModel(nn.Module):
         pattern = self.pattern(max_gen_len)
         sequence, _ = pattern.build(codes, self.lm.masked_token_id)
         first, last = pattern.first_step(start), sequence.shape[-1]
-        predict = _Predictor(self.lm, inputs, away, scale=cfg_scale, capacity=last if use_cache else 0, batch_cfg=batch_cfg)
-        noise = _Noise(seed, batch)
+        predict = NextStep(self.lm, inputs, away, scale=cfg_scale, capacity=last if use_cache else 0, batch_cfg=batch_cfg)
+        noise = TokenNoise(seed, batch)
         for step in range(first, last):
             probs = probabilities(predict(sequence[..., :step]), sampling)
             here = sequence[..., step]
@@ -339,56 +338,6 @@ class AudioLanguageModel(nn.Module):
             raise ValueError(f"tokens have shape {tuple(codes.shape)} of {codes.dtype}, expected {wanted}")
 
 
-class _Noise:
-    """What draws depend on: each item's own stream, made on the CPU, or the global generator."""
-
-    def __init__(self, seed: int | Sequence[int] | None, batch: int):
-        if isinstance(seed, Sequence) and len(seed) != batch:
-            raise ValueError(f"{len(seed)} seeds for {batch} items; give one for each")
-        streams = [(seed, item) for item in range(batch)] if isinstance(seed, int) else [(each, 0) for each in seed or ()]
-        self.generators = [generator_for(*stream) for stream in streams]
-
-    def __call__(self, like: Tensor) -> Tensor:
-        """Exponential noise of the shape (B, K, V) of `like`."""
-        if not self.generators:
-            return torch.empty_like(like).exponential_()
-        return torch.stack([torch.empty(like.shape[1:]).exponential_(generator=generator) for generator in self.generators]).to(like)
-
-
-class _Predictor:
-    """Logits of the next step, guided, with what earlier calls computed kept where there is a cache.
-
-    Args:
-        inputs: the conditions.
-        away: what to guide away from; None: no guidance.
-        capacity: steps that the cache makes room for; 0: there is none.
-        batch_cfg: both in one batch, where their shapes allow it.
-    """
-
-    def __init__(self, lm: CodebookTransformer, inputs: Inputs, away: Inputs | None, *, scale: float, capacity: int, batch_cfg: bool):
-        self.lm, self.scale, self.seen, self.guides = lm, scale, 0, away is not None
-        self.passes = [inputs] if away is None else [inputs, away]
-        if away is not None and batch_cfg and _shapes(inputs) == _shapes(away):
-            self.passes = [{name: _both(value, away[name]) for name, value in inputs.items()}]
-        self.caches = [lm.backbone.model.make_cache(capacity) if capacity else None for _ in self.passes]
-
-    def __call__(self, sequence: Tensor) -> Tensor:
-        """All steps so far (B, K, S) to logits (B, K, V) of the next."""
-        new = sequence[..., self.seen :]
-        if self.caches[0] is not None:
-            self.seen = sequence.shape[-1]
-        if self.guides and len(self.passes) == 1:
-            new = torch.cat((new, new))
-        logits = torch.cat([self._last(new, *each) for each in zip(self.passes, self.caches, strict=True)])
-        if not self.guides:
-            return logits
-        conditional, unconditional = logits.chunk(2)
-        return guided_logits(conditional, unconditional, self.scale)
-
-    def _last(self, new: Tensor, inputs: Inputs, cache: TransformerCache | None) -> Tensor:
-        return self.lm.heads(self.lm.hidden(new, inputs, cache)[:, -1:])[:, :, 0].float()
-
-
 def nothing_said(conditions: Conditions) -> dict[str, Condition]:
     """The same conditions with their learned nulls where they have one, else zeros, as a language model is guided and trained."""
 
@@ -399,14 +348,6 @@ def nothing_said(conditions: Conditions) -> dict[str, Condition]:
         return condition._replace(tensor=torch.zeros_like(condition.tensor), pooled=pooled)
 
     return {name: null(as_condition(value)) for name, value in conditions.items()}
-
-
-def _shapes(inputs: Inputs) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in inputs.items() if value is not None}
-
-
-def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return None if a is None or b is None else torch.cat((a, b))
 
 
 def _batch_size(asked: int | None, init_data: Tensor | None, *conditions: Conditions) -> int:
