@@ -67,9 +67,9 @@ class AutoencoderTrainingWrapper(TrainingModule):
         with isolated_generators(self.device, derive_seed(VALIDATION_SEED, batch_idx)):
             found = self.strategy.reconstruct(model, audio)
             terms = self.strategy.reconstruction_terms(model, audio, found, self.train_step)
-        losses = {f"val/loss_{name}": term for name, term in terms.items()}
-        losses["val/loss"] = torch.stack(list(losses.values())).sum()
-        self.log_dict(losses, on_epoch=True, sync_dist=True, logger=False, batch_size=len(audio))
+        losses = {f"loss_{name}": term for name, term in terms.items()}
+        losses["loss"] = torch.stack(list(losses.values())).sum()
+        self.log_evaluation(losses, len(audio))
         scores = {} if self.evaluation is None else self.evaluation(found.audio, found.decoded)
         for name, score in scores.items():
-            self.log(f"val/{name}", score.value, on_epoch=True, sync_dist=True, logger=False, batch_size=score.signals)
+            self.log_evaluation({name: score.value}, score.signals)

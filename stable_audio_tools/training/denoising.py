@@ -57,9 +57,9 @@ class DenoisingModule(TrainingModule):
         with isolated_generators(self.device, derive_seed(VALIDATION_SEED, batch_idx)):
             prepared = self.latent_batch(batch, model)
             noise = torch.randn(prepared.latents.shape, generator=generator_for(VALIDATION_SEED, batch_idx)).to(prepared.latents)
-            losses = {f"val/loss_t_{t:g}": self._loss_at(model, prepared, noise, t) for t in self.validation_timesteps}
-        losses["val/loss"] = torch.stack(list(losses.values())).mean()
-        self.log_dict(losses, on_epoch=True, sync_dist=True, logger=False, batch_size=len(prepared.latents))
+            losses = {f"loss_t_{t:g}": self._loss_at(model, prepared, noise, t) for t in self.validation_timesteps}
+        losses["loss"] = torch.stack(list(losses.values())).mean()
+        self.log_evaluation(losses, len(prepared.latents))
 
     def _loss_at(self, model: Any, batch: LatentBatch, noise: Tensor, level: float) -> Tensor:
         noisy = noisy_at(model, batch.latents, noise, torch.full_like(batch.latents[:, 0, 0], level))

@@ -72,13 +72,18 @@ class AudioLanguageModelTrainingWrapper(TrainingModule):
         """Cross-entropy of the sampling weights, with all conditions."""
         model = self.sampling_model
         prepared = self._token_batch(batch, model)
-        values = {f"val/{name}": value for name, value in cross_entropies(token_loss(model, prepared)).items()}
-        self.log_dict(values, on_epoch=True, sync_dist=True, logger=False, batch_size=len(prepared.metadata))
+        self.log_evaluation(cross_entropies(token_loss(model, prepared)), len(prepared.metadata))
 
     def on_validation_epoch_end(self) -> None:
-        means = {name: float(value) for name, value in self.trainer.callback_metrics.items() if name.startswith("val/")}
-        self.log_dict(perplexities(means), logger=False)
+        self._log_perplexities("val/")
         super().on_validation_epoch_end()
+
+    def on_test_epoch_end(self) -> None:
+        self._log_perplexities("test/")
+
+    def _log_perplexities(self, stage: str) -> None:
+        means = {name: float(value) for name, value in self.trainer.callback_metrics.items() if name.startswith(stage)}
+        self.log_dict(perplexities(means), logger=False)
 
 
 def perplexities(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -67,7 +67,8 @@ class TrainingModule(pl.LightningModule):
         self.accumulate_batches = 1
         self.log_every_n_steps = 10
         self.train_step = 0
-        self.interrupted = False  # asked to end soon: whatever takes long and is not a step may be given up
+        self.told_to_stop = False  # this process was: what takes long and is no step may be given up
+        self.interrupted = False  # some process was, and all of them know
         self.meter = MetricMeter()
         self.guard = StepGuard()
         self.pace: Pace | None = None
@@ -266,6 +267,20 @@ class TrainingModule(pl.LightningModule):
             f"training diverged {what}. Lower the learning rate, set clip_grad_norm, "
             "or look for bad audio in the data; --recover goes on from the newest good checkpoint"
         )
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """What validation measures, on the data of a test."""
+        self.validation_step(batch, batch_idx)
+
+    def log_evaluation(self, values: Mapping[str, Any], count: int) -> None:
+        """Have Lightning take means over all batches and ranks: under `val/`, or `test/` in a test.
+
+        Args:
+            values: of one batch. count: how many signals they are means of.
+        """
+        stage = "test" if self.trainer.testing else "val"
+        named = {f"{stage}/{name}": value for name, value in values.items()}
+        self.log_dict(named, on_epoch=True, sync_dist=True, logger=False, batch_size=count)
 
     def on_validation_epoch_end(self) -> None:
         """Send the validation means, which Lightning has gathered, to the loggers under this train step.
