@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stable_audio_tools.cli.plugins import add_plugins_flag, import_plugins
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
 Facts = dict[str, Any]
@@ -35,10 +36,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="JSON files of models or datasets")
     parser.add_argument("--data", action="store_true", help="also read the audio of dataset configs and report what is in it")
     parser.add_argument("--json", action="store_true", help="print the result for machines")
+    add_plugins_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check every file; returns 0 if all are good, else 2."""
+    import_plugins(args.plugins)
     results = [check_file(path) for path in args.configs]
     if args.data:
         rate = next((result.facts["sample_rate"] for result in results if "sample_rate" in result.facts), None)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stable_audio_tools.cli.plugins import add_plugins_flag, import_plugins
 from stable_audio_tools.cli.values import not_negative, whole
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
@@ -61,10 +62,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the noise (default: 0)")
     parser.add_argument("--out", metavar="FILE", help="also write the report as JSON")
     parser.add_argument("--save-audio", metavar="DIR", help="also keep the generated clips")
+    add_plugins_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
+    import_plugins(args.plugins)
     import torch
 
     from stable_audio_tools.models.pretrained import get_pretrained_model

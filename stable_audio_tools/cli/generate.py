@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stable_audio_tools.cli.plugins import add_plugins_flag, import_plugins
 from stable_audio_tools.cli.values import number, positive, share, whole
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.suggest import did_you_mean
@@ -71,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: the GPU if there is one)")
     add("--out", default="generated", metavar="FILE|DIR", help="an audio file for one clip, or a folder (default: generated)")
+    add_plugins_flag(parser)
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Request:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
+    import_plugins(args.plugins)
     prompts = _prompts(args)
     out = _check_out(args.out, max(1, len(prompts)))
     if args.init_noise_level is not None and args.init_audio is None:

@@ -7,6 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from stable_audio_tools.cli.plugins import add_plugins_flag, import_plugins
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -24,10 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="32-true", help="as in training; default 32-true")
     parser.add_argument("--memory", metavar="SIZE", help="memory of the device, such as 24GiB: plan the largest batch that fits")
     parser.add_argument("--json", action="store_true", help="print the plan for machines")
+    add_plugins_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan of a config; returns 0, or 2 where not even one clip fits the memory."""
+    import_plugins(args.plugins)
     from stable_audio_tools.configs.parse import read_json
     from stable_audio_tools.training.config import parse_run_config
     from stable_audio_tools.training.plan import largest_batch, make_plan

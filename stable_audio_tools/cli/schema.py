@@ -9,15 +9,19 @@ import argparse
 import json
 from typing import Any
 
+from stable_audio_tools.cli.plugins import add_plugins_flag, import_plugins
+
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=("model", "dataset"), help="which kind of config")
+    add_plugins_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the schema; returns the exit status."""
+    import_plugins(args.plugins)
     print(json.dumps(schema_of(args.kind), indent=2, ensure_ascii=False))
     return 0
 
