@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
@@ -16,8 +15,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
 from stable_audio_tools.models.atomic_file import MARK
+from stable_audio_tools.training import slurm
 from stable_audio_tools.training.checkpoint_io import CheckpointWriteError
-from stable_audio_tools.training.stop_signals import EXIT_STATUS, handling, save_signals
+from stable_audio_tools.training.stop_signals import EXIT_STATUS, handle_signals, save_signals
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +106,11 @@ def give_second_name(path: Path, name: Path) -> None:
 
 
 class SignalGuard(pl.Callback):
-    """SIGTERM and SIGINT save at the next step boundary and end the run; SIGUSR1 saves and goes on.
+    """SIGTERM and SIGINT save at the next step boundary and end the run; SIGUSR1 saves and goes on, or has SLURM requeue the job.
 
     A handler only notes the signal, so it can come at any moment; the second SIGTERM or SIGINT ends the process at once. A
     validation that is under way ends with its batch, demos with their sampling step, and one more step is trained, since Lightning
-    keeps no exact position elsewhere. `exit_status` is 143 or 130 after such a stop. Under SLURM, SIGUSR1 stays with Lightning,
-    which requeues the job.
+    keeps no exact position elsewhere. `exit_status` is 143 or 130 after such a stop, and 143 in a job that is requeued.
     """
 
     def __init__(self, checkpoint: RunCheckpoint):
@@ -119,33 +118,32 @@ class SignalGuard(pl.Callback):
         self.exit_status: int | None = None
         self._stop: int | None = None
         self._save = False
-        self._handlers = contextlib.ExitStack()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._module = pl_module
         # Not earlier: Lightning registers a handler of its own before this, which would end the run with status 0.
-        wanted = dict.fromkeys(EXIT_STATUS, self._note_stop) | dict.fromkeys(save_signals(), self._note_save)
-        self._handlers.enter_context(handling(wanted))
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._handlers.close()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._handlers.close()
+        # However training ends, Lightning also puts back the handlers that it found.
+        handle_signals(dict.fromkeys(EXIT_STATUS, self._note_stop) | dict.fromkeys(save_signals(), self._note_save))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         stop = self._asked(trainer)
         if pl_module._micro_batch != 0:
             return
         if stop:
-            self.exit_status = EXIT_STATUS[signal.Signals(self._stop or signal.SIGTERM)]
             log.warning("stopped by a signal at step %d: saving, then ending", pl_module.train_step)
-            trainer.should_stop = True
-            trainer.limit_val_batches = 0  # who stops a run waits for its checkpoint, not for a last validation and demos
-            pl_module.interrupted = True
+            self._end(trainer, pl_module)
         elif trainer.strategy.reduce_boolean_decision(self._save, all=False):
             self._save = False
             self.checkpoint.save(trainer, pl_module)
+            requeued = slurm.in_job() and trainer.is_global_zero and slurm.requeue_job()
+            if trainer.strategy.reduce_boolean_decision(requeued, all=False):
+                self._end(trainer, pl_module)
+
+    def _end(self, trainer: pl.Trainer, module: Any) -> None:
+        self.exit_status = EXIT_STATUS[signal.Signals(self._stop or signal.SIGTERM)]
+        trainer.should_stop = True
+        trainer.limit_val_batches = 0  # who stops a run waits for its checkpoint, not for a last validation and demos
+        module.interrupted = True
 
     def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         if self._asked(trainer):
@@ -160,7 +158,7 @@ class SignalGuard(pl.Callback):
         if self._stop is not None:
             os._exit(EXIT_STATUS[signal.Signals(number)])
         self._stop = number
-        self._module.interrupted = True
+        self._module.told_to_stop = True
 
     def _note_save(self, number: int, frame: FrameType | None) -> None:
         self._save = True

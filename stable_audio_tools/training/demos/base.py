@@ -100,7 +100,7 @@ class DemoCallback(Callback):
                 torch.no_grad(),
                 isolated_random_state(),
                 evaluation_mode(module.sampling_model),
-                interruptible(lambda: module.interrupted and not together),  # ranks that wait for each other end together
+                interruptible(lambda: module.told_to_stop and not together),  # ranks that wait for each other end together
             ):
                 demos = self.render(module)
             if trainer.is_global_zero:
