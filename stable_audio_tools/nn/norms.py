@@ -43,7 +43,9 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.force_fp32:
-            return F.layer_norm(x, x.shape[-1:], self.gamma, self.beta, self.eps)
+            # Weights that travel between processes in bfloat16 meet float32 tokens, and a bias that is a buffer does not travel.
+            dtype = torch.promote_types(x.dtype, self.gamma.dtype)
+            return F.layer_norm(x, x.shape[-1:], self.gamma.to(dtype), self.beta.to(dtype), self.eps)
         return F.layer_norm(x.float(), x.shape[-1:], self.gamma.float(), self.beta.float(), self.eps).to(x.dtype)
 
 
