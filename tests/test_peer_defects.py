@@ -43,6 +43,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "D3 padding masks of stored latents are used as indices": (
         ELSEWHERE,
         "training/test_diffusion_uncond.py::test_masks_of_any_type_are_read",
+        "training/test_denoising_options.py::test_the_loss_leaves_out_the_padding_of_stored_latents_whatever_masks_are_made_of",
     ),
     "D4 building SEANet reverses the ratios in the caller's config, so that every other copy is another network": (
         "models/autoencoders/test_seanet.py::test_building_twice_gives_the_same_encoder_and_leaves_the_config_alone",
@@ -111,7 +112,11 @@ ROWS: dict[str, tuple[str, ...]] = {
     ),
     "D13, R a timestep as input channels crashes": ("models/test_dit_options.py::test_a_timestep_as_input_channels_works",),
     "D13 prepended and global conditions without a mask crash": (HERE + "test_prepended_and_global_conditions_need_no_mask",),
-    "D14 detailed losses crash on one device": (ELSEWHERE,),
+    "D14 detailed losses crash on one device": (
+        ELSEWHERE,
+        "training/test_denoising_options.py::test_a_run_logs_the_loss_of_the_noise_levels_that_occurred",
+        "training/test_denoising_options.py::test_the_loss_by_noise_level_is_that_of_all_ranks",
+    ),
     "D15 validation of inpainting models crashes, and its metrics reach no one": (
         ELSEWHERE,
         "training/test_diffusion_inpainting.py::test_validation_masks_differ_by_batch_and_not_by_time",
@@ -131,6 +136,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "D16, R inference ignores the shift of timesteps that training and demos use": (
         "diffusion/test_grids.py::test_a_model_with_a_shift_is_sampled_where_it_was_trained",
         "inference/test_generation.py::test_one_schedule_serves_training_length_shift_demos_and_generation",
+        "training/test_denoising_options.py::test_training_draws_timesteps_where_the_models_shift_takes_them",
+        "training/test_arc.py::test_a_teacher_with_a_shift_is_sampled_where_it_was_trained",
     ),
     "D17 training runs on a GPU only, and without end": (
         ELSEWHERE,
@@ -207,6 +214,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     ),
     "S4 to S6, S10, S13, S15 to S17 training, demos and seeds": (
         ELSEWHERE,
+        "training/test_arc.py::test_losses_are_their_formulas",
         "training/test_host.py::test_ema_follows_the_step_it_belongs_to",
         "training/test_host.py::test_a_demo_neither_kills_the_run_nor_moves_its_random_numbers",
         "training/test_reconstruction_losses.py::test_a_terms_weight_depends_on_the_step_alone",

@@ -160,6 +160,7 @@ def test_losses_are_their_formulas(head):
         real, made = judge(0 * x0 + noise, level, conditions), judge(0 * fake + noise, level, conditions)
         if step == 0:
             expected = 0.7 * F.softplus(real - made).mean()
+            torch.testing.assert_close(update.output.logs["std_data"], x0.std())  # which the peer only annotates
         else:
             shifted = judge.backbone.conditioner(
                 [{**item, "prompt": metadata[(i + 1) % 4]["prompt"]} for i, item in enumerate(metadata)], "cpu"
@@ -433,12 +434,16 @@ def test_a_batch_of_one_keeps_its_dimension(teacher):
 
 
 @pytest.mark.slow
-def test_the_student_comes_nearer_to_the_teacher(teacher):
-    config = arc(**teacher(warmup_steps=80, refresh_rate=100))
+@pytest.mark.parametrize("base", [text_to_audio, inpainting])
+def test_the_student_comes_nearer_to_the_teacher_in_20_steps(teacher, base):
+    config = arc(base=base, **teacher(base(), warmup_steps=20, refresh_rate=100))
+    for group in config["training"]["optimizer_configs"].values():
+        group["optimizer"]["config"] = {"lr": 5e-3}
+    config = copy.deepcopy(config)
     recorder = Recorder()
-    fit(wrapper(config), Repeat(one_batch(config)), 80, recorder)
+    fit(wrapper(config), Repeat(one_batch(config)), 20, recorder)
     losses = [float.fromhex(record["train/loss_ode_warmup"]) for record in recorder.losses]
-    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
 def test_the_teacher_stays_as_it_was_made_and_out_of_checkpoints(teacher, tmp_path):

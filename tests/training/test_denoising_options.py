@@ -1,6 +1,10 @@
 """What may be chosen about the loss of a denoiser: which frames and noise levels count how much, and against what errors are held."""
 
+import csv
 import json
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -89,6 +93,21 @@ def test_padding_counts_again_on_a_share_of_batches():
     assert 0.2 < sum(shares) / 400 < 0.4
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32], ids=str)
+def test_the_loss_leaves_out_the_padding_of_stored_latents_whatever_masks_are_made_of(dtype):
+    """The peer takes whole numbers for places in the batch and stops at others; a batch of batches stops it as well."""
+    module = wrapper(configs.text_to_audio(pre_encoded=True, mask_padding=True))
+    latents = torch.randn(1, 2, 16, 128, generator=torch.Generator().manual_seed(0))
+    real = torch.arange(128) < torch.tensor([[128], [40]])
+    metadata = tuple({"prompt": "a bell", "padding_mask": [mask.to(dtype)]} for mask in real)
+    prepared = module.prepare((latents, metadata))
+    noisy = module.strategy.noising.draw(module.model, prepared)
+    output = torch.randn_like(noisy.target)
+    found = module.strategy.noising.denoising_loss(output, noisy, prepared)
+    error = (output - noisy.target).square()
+    torch.testing.assert_close(found.loss, torch.cat((error[0].flatten(), error[1, :, :40].flatten())).mean())
+
+
 # frames that the model is given
 
 
@@ -125,6 +144,16 @@ def test_validation_looks_where_training_looks():
         target = noisy.target - batch.latents  # of a flow, from this noise
         expected = (output - target).square()[..., : 4 if weight == 0 else 8].mean()
         torch.testing.assert_close(losses[weight], expected)
+
+
+def test_validation_is_at_the_levels_that_are_named():
+    config = configs.text_to_audio(validation_timesteps=[0.25, 1.0])
+    module = wrapper(config)
+    trainer = fit(module, loader(config), 1)
+    trainer.validate(module, Repeat(next(iter(loader(config)))), verbose=False)
+    found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    assert set(found) == {"val/loss", "val/loss_t_0.25", "val/loss_t_1"}
+    assert found["val/loss"] == pytest.approx((found["val/loss_t_0.25"] + found["val/loss_t_1"]) / 2)
 
 
 # noise levels
@@ -281,6 +310,7 @@ def test_a_plan_needs_no_numbers(kind):
 SETTINGS = {"log_snr": {"mean_logsnr": -1.0}, "shifted_logit_normal": {"min_tokens": 64, "max_tokens": 256}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("sampler", TIMESTEP_SAMPLERS.names)
 def test_every_sampler_serves_every_objective(sampler, objective):
@@ -350,6 +380,48 @@ def test_every_weight_in_training_has_a_gradient(dropout, make):
     assert players and all(parameter.grad is not None for parameter in players)
     null = [*module.model.model.null_parameters()]
     assert all(parameter.requires_grad == (dropout > 0) for parameter in null) and bool(null) == isinstance(make, partial)
+
+
+# two processes
+
+TRAIN = [sys.executable, str(Path(__file__).resolve().parents[2] / "train.py")]
+TWO = "--strategy ddp --devices 2 --accelerator cpu --max-steps 4 --log-every 2 --batch-size 4 --num-workers 0 --logger csv --name run"
+
+
+def trained_by_two(folder, config):
+    """The rows of the metrics of a short run."""
+    (folder / "model.json").write_text(json.dumps(config))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*TRAIN, "--model-config", "model.json", *TWO.split()]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    with (folder / "runs" / "run" / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_the_loss_by_noise_level_is_that_of_all_ranks(tmp_path):
+    """The peer gathers it, and stops where there is one device. Ranks draw other levels, so a bucket may be empty on one of them."""
+    options = {"log_loss_info": True, "ot_coupling": True, "loss_normalization": "sample", "mask_padding": True}
+    rows = trained_by_two(tmp_path, configs.text_to_audio(timestep_sampler="logit_normal", **options))
+    buckets = [{name: float(value) for name, value in row.items() if "loss_t_" in name and value} for row in rows]
+    assert len(rows) == 2 and all(len(row) > 3 for row in buckets)
+    for row, bucket in zip(rows, buckets, strict=True):
+        assert min(bucket.values()) <= float(row["train/loss"]) <= max(bucket.values())
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_learned_null_that_no_one_asks_for(tmp_path):
+    config = adp_cfg(False, cfg_dropout_prob=0.0)
+    config["training"]["demo"] = {"demo_every": 100, "demo_steps": 1, "demo_cond": [{"pitch": 1, "seconds_start": 0, "seconds_total": 1}]}
+    encoder = {"type": "oobleck", "config": {"in_channels": 1, "channels": 4, "c_mults": [1], "strides": [4], "latent_dim": 8}}
+    decoder = {"type": "oobleck", "config": {"out_channels": 1, "channels": 4, "c_mults": [1], "strides": [4], "latent_dim": 8}}
+    body = {"encoder": encoder, "decoder": decoder, "latent_dim": 8, "downsampling_ratio": 4, "io_channels": 1}
+    config["model"] = {**config["model"], "pretransform": {"type": "autoencoder", "config": body}}
+    config["model"]["conditioning"]["default_keys"] = {"pitch": "seconds_start"}
+    config["model"]["conditioning"]["configs"][2]["type"] = "number"
+    config |= {"audio_channels": 1, "sample_size": 256}
+    assert [float(row["train/loss"]) > 0 for row in trained_by_two(tmp_path, config)] == [True, True]
 
 
 # what is refused
