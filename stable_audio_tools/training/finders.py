@@ -64,8 +64,8 @@ def find_batch_size(
     """
     device = _only_device(machine, "--batch-size auto", "give a number; `plan --memory` says which fits")
     limit = memory if memory is not None else _budget(device)
-    plan = largest_batch(config, limit, precision=machine["precision"], accum_batches=accumulate)
-    size = min(plan.batch_size, items) if plan else 0
+    plan = largest_batch(config, limit, most=items, precision=machine["precision"], accum_batches=accumulate)
+    size = plan.batch_size if plan else 0
     while size and device.type == "cuda" and not _fits(build, loader(size), machine):
         size = int(size * BACK_OFF)
     if not size:

@@ -88,15 +88,19 @@ def make_plan(config: AnyRun, *, batch_size: int = 1, precision: str = "32-true"
     return Plan(batch_size, precision, parts, flops, memory, turns, checkpoint, export, _loaded_later(module))
 
 
-def largest_batch(config: AnyRun, limit: int, *, precision: str = "32-true", accum_batches: int = 1) -> Plan | None:
-    """The plan of the largest batch whose step fits `limit` bytes; None: not even one clip does."""
+def largest_batch(
+    config: AnyRun, limit: int, *, most: int | None = None, precision: str = "32-true", accum_batches: int = 1
+) -> Plan | None:
+    """The plan of the largest batch whose step fits `limit` bytes, of `most` clips if given; None: not even one clip does."""
 
     def plan(size: int) -> Plan:
         return make_plan(config, batch_size=size, precision=precision, accum_batches=accum_batches)
 
     fits: Plan | None = None
     size = 1
-    while (over := plan(size)).memory.total <= limit:
+    while (over := plan(size if most is None else min(size, most))).memory.total <= limit:
+        if over.batch_size == most:
+            return over
         fits, size = over, size * 2
     while fits is not None and over.batch_size - fits.batch_size > 1:
         # Memory is convex in the batch, so what is interpolated fits; rounding down, the next size is worth a look.
