@@ -250,3 +250,17 @@ def test_channels_must_agree_unless_encoders_hear_mono(weights, tmp_path):
     assert problems(data)["training.teacher_model.model.in_channels"][0] == expected
     data["training"]["force_input_mono"] = True
     assert set(terms_of(wrapper(data), sound())) == set(TERMS)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_with_a_teacher_and_a_frozen_encoder_goes_on_bit_for_bit(weights, tmp_path):
+    data = document(weights, encoder_freeze_on_warmup=True, warmup_steps=4, latent_mask_ratio=0.1, use_ema=True)
+    data["training"]["loss_configs"]["discriminator"] = configs.autoencoder()["training"]["loss_configs"]["discriminator"]
+    straight, first, second = Recorder(), Recorder(), Recorder()
+    whole = wrapper(data)
+    fit(whole, loader(data), 9, straight)
+    fit(wrapper(data), loader(data), 5, first, RunCheckpoint(tmp_path, every=0, keep=1))
+    resumed = wrapper(data, seed=9)
+    fit(resumed, loader(data), 9, second, ckpt_path=tmp_path / "last.ckpt")
+    assert first.losses + second.losses == straight.losses
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
