@@ -76,7 +76,7 @@ class AtomicCheckpointIO(CheckpointIO):
             raise bad_file(path, f"cannot be read: {error.strerror or error}", "check its permissions") from None
         except CheckpointError as error:
             (problem,) = error.problems
-            beside = newest_good_checkpoint(path.parent) if path.parent.is_dir() else None
+            beside = newest_good_checkpoint(path.parent, besides=path) if path.parent.is_dir() else None
             raise bad_file(path, problem.message, f"{problem.fix}, or go on from {beside}" if beside else problem.fix) from None
         if "optimizer_states" not in content:
             raise bad_file(path, "weights, not the state of a training", "--pretrained-ckpt-path starts a new training from weights")
@@ -93,12 +93,13 @@ class AtomicCheckpointIO(CheckpointIO):
             self._cleaned.add(folder)
 
 
-def newest_good_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint in `folder` that was saved last and is whole; None where there is none.
+def newest_good_checkpoint(folder: Path, *, besides: Path | None = None) -> Path | None:
+    """The checkpoint in `folder`, other than `besides`, that was saved last and is whole; None where there is none.
 
     Damaged newer ones are skipped with a warning that names the cause.
     """
-    for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: (_saved_at(path), path.name), reverse=True):
+    others = (path for path in folder.glob(f"*{SUFFIX}") if path != besides)
+    for path in sorted(others, key=lambda path: (_saved_at(path), path.name), reverse=True):
         try:
             read_torch_file(path)
         except (CheckpointError, OSError) as error:
@@ -122,8 +123,9 @@ def check_fits(path: Path, module: nn.Module) -> None:
     saved = read_torch_file(path, verify=False)["state_dict"]
     given, wanted = ({k: v for k, v in state.items() if isinstance(v, torch.Tensor)} for state in (saved, module.state_dict()))
     report = match_weights(given, wanted)[1]
-    if not report.complete:
-        what = f"does not fit this training: {report.counts}\n{report.details}"
+    other = sorted((saved.keys() - given.keys()) ^ (module.state_dict().keys() - wanted.keys()))  # of parts that are no tensors
+    if other or not report.complete:
+        what = f"does not fit this training: {report.counts}\n{report.details}" if not report.complete else f"{other[0]} is in one alone"
         fix = "resume with the configs it was made with, or start anew from its weights with --pretrained-ckpt-path"
         raise bad_file(path, what, fix)
 

@@ -150,7 +150,9 @@ class ValidationMonitor(pl.Callback):
         """Write the history down and bring the files in line with `best`; a disk that refuses is said, and training goes on."""
         try:
             write_json(self._path, {"metric": self.goal.metric, "mode": self.goal.mode, "history": _as_json(self.history)})
-            if max(self.history) in best and not self.checkpoint.unsaved:
+            if self.checkpoint.unsaved:
+                return  # the new best is not there to take the place of what is
+            if max(self.history) in best:
                 give_second_name(self.checkpoint.folder / "last.ckpt", self._file(max(self.history)))
             if best and self._file(best[0]).exists():
                 give_second_name(self._file(best[0]), self.checkpoint.folder / "best.ckpt")

@@ -1,18 +1,25 @@
 """Runs that are stopped, killed or refused a disk at any moment: what is left behind is whole, and going on gives the same weights."""
 
+import math
 import os
+import random
+import resource
+import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import configs
 from drill import Run, ended, equal, wait_for
 from torch import nn
 
+from stable_audio_tools.models.checkpoint_error import CheckpointError
 from stable_audio_tools.training import checkpoint_io, run, start
 from stable_audio_tools.training.demos.diffusion import DiffusionCondDemoCallback
 from stable_audio_tools.training.denoising import DenoisingModule
@@ -103,3 +110,181 @@ def test_a_signal_is_obeyed_in_every_phase_and_the_run_goes_on_as_if_it_had_not_
         assert drill.state()["status"] == "stopped" and f"step={drill.state()['step']:08d}.ckpt" in drill.checkpoints()
     assert not drill.leftovers()
     assert equal(drill.finish(), straight)
+
+
+# any moment
+
+
+def disturb(root, straight, times, *, kill):
+    """Start a run again and again, and end it so many times at random moments; what it comes to must equal `straight`."""
+    drill = Run(root, configs.text_to_audio(), *OPTIONS, "--checkpoint-every", 2, "--save-top-k", 2)
+    draw, disturbed = random.Random(0), 0
+    while disturbed < times:
+        process = drill.start("--recover", prepare=lambda: slowed(TrainingModule, "training_step", 0.02, drill.root / "mark"))
+        if draw.random() < 0.8:  # once training is under way, else anywhere
+            while process.is_alive() and not (drill.root / "mark").exists():
+                time.sleep(0.005)
+        time.sleep(draw.uniform(0, 1.5))
+        (drill.root / "mark").unlink(missing_ok=True)
+        number = signal.SIGKILL if kill else draw.choice(list(STATUS))
+        finished = not process.is_alive()
+        os.kill(process.pid, number)
+        status = ended(process, 30)
+        disturbed += not finished
+        assert status == 0 if finished else status in (0, STATUS.get(number, -number)), drill.said.read_text()
+        drill.checkpoints()
+        assert len(drill.leftovers()) <= (1 if kill else 0)
+        if status == 0:
+            assert equal(drill.weights(), straight)
+            shutil.rmtree(drill.folder)
+    assert equal(drill.finish(), straight)
+    assert not drill.leftovers()
+
+
+@pytest.mark.parametrize("kill", [True, False], ids=["kill", "stop"])
+def test_ended_at_any_moment_and_started_again_a_run_comes_to_the_same_weights(kill, tmp_path, straight):
+    disturb(tmp_path, straight, 2, kill=kill)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("kill", "times"), [(True, 50), (False, 20)], ids=["kill", "stop"])
+def test_ended_at_many_moments_and_started_again_a_run_comes_to_the_same_weights(kill, times, tmp_path, straight):
+    disturb(tmp_path, straight, times, kill=kill)
+
+
+def test_a_second_signal_ends_a_run_at_once(tmp_path):
+    drill, mark = Run(tmp_path, configs.text_to_audio(), *OPTIONS), tmp_path / "mark"
+    process = drill.start(prepare=lambda: slowed(TrainingModule, "training_step", 60, mark))
+    wait_for(mark.exists, process)
+    os.kill(process.pid, signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.is_alive()
+    os.kill(process.pid, signal.SIGTERM)
+    assert ended(process, 5) == 143
+
+
+def test_sigusr1_before_the_first_step_is_not_deadly(tmp_path):
+    drill, mark = Run(tmp_path, configs.text_to_audio(), *OPTIONS), tmp_path / "mark"
+    process = drill.start(prepare=lambda: slowed(start, "build_module", 1, mark))
+    wait_for(mark.exists, process)
+    os.kill(process.pid, signal.SIGUSR1)
+    assert ended(process, 60) == 0
+
+
+# disks that refuse
+
+
+def test_a_run_whose_checkpoints_are_refused_goes_on_says_so_and_ends_with_1(tmp_path):
+    drill = Run(tmp_path, configs.text_to_audio(), *OPTIONS, "--checkpoint-every", 8)
+    good = drill.start("--max-steps", 8)
+    assert ended(good, 100) == 0
+    before = drill.checkpoints()
+    size = min(path.stat().st_size for path in drill.folder.glob("checkpoints/*.ckpt"))
+    process = drill.start("--recover", prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2)))
+    assert ended(process, 100) == 1
+    said = drill.said.read_text()
+    assert "step 16 is not saved: cannot save" in said and "step 24 is not saved" in said and "earlier checkpoints are as they were" in said
+    assert drill.state()["status"] == "failed" and drill.checkpoints() == before and not drill.leftovers()
+
+
+# numbers that are not finite
+
+
+def test_too_many_bad_steps_end_a_run_with_1_and_leave_the_last_good_weights(tmp_path):
+    def spoil():
+        real = TrainingModule._backward
+
+        def backward(self, update, *more):
+            if self.train_step >= 10:
+                update = replace(update, output=replace(update.output, loss=update.output.loss * math.nan))
+            real(self, update, *more)
+
+        TrainingModule._backward = backward
+
+    drill = Run(tmp_path, configs.text_to_audio(), *OPTIONS, "--checkpoint-every", 5)
+    process = drill.start("--max-bad-steps", 3, prepare=spoil)
+    assert ended(process, 100) == 1
+    said = drill.said.read_text()
+    assert "error: training failed: FloatingPointError: training diverged at step 13: 3 steps in a row were skipped" in said
+    assert "loss = nan; batch: synthetic/" in said and "--recover goes on from" in said
+    assert drill.state()["status"] == "failed" and "step=00000010.ckpt" in drill.checkpoints()
+    assert "skipped_steps" in (drill.folder / "metrics.csv").read_text().splitlines()[0]
+    healed = drill.finish()
+    assert all(weight.isfinite().all() for weight in healed.values())
+
+
+# bad checkpoints
+
+
+def rewritten(change):
+    def spoil(path):
+        content = torch.load(path, weights_only=True)
+        change(content)
+        torch.save(content, path)
+
+    return spoil
+
+
+def cut(share):
+    return lambda path: path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+def flipped(share):
+    def spoil(path):
+        content = bytearray(path.read_bytes())
+        content[int(share * len(content))] ^= 1
+        path.write_bytes(content)
+
+    return spoil
+
+
+class Payload:
+    def __reduce__(self):
+        return (Path.touch, (Path("canary"),))
+
+
+WEIGHT = "diffusion.model.model.to_timestep_embed.0.weight"
+BAD = {
+    "empty": lambda path: path.write_bytes(b""),
+    **{f"cut at {share}": cut(share) for share in (0.001, 0.2, 0.5, 0.9, 0.999)},
+    "random": lambda path: path.write_bytes(random.Random(0).randbytes(5000)),
+    "flipped in the pickle": flipped(0.0005),
+    "flipped in a tensor": flipped(0.5),
+    "no generators": rewritten(lambda content: content["state_dict"].pop("strategy.noising._extra_state")),
+    "another model": rewritten(lambda content: content["state_dict"].update(stranger=torch.zeros(3))),
+    "missing keys": rewritten(lambda content: content["state_dict"].pop(WEIGHT)),
+    "another shape": rewritten(lambda content: content["state_dict"].update({WEIGHT: torch.zeros(1, 2, 3, 4)})),
+    "a pickle that runs code": lambda path: torch.save({"state_dict": {}, "optimizer_states": [], "x": Payload()}, path),
+    "weights alone": rewritten(lambda content: content.pop("optimizer_states")),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    drill = Run(tmp_path_factory.mktemp("trained"), configs.text_to_audio(), "--max-steps", 1)
+    drill.finish()
+    return drill.folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_checkpoint_is_refused_with_2_and_one_message(kind, tmp_path, trained):
+    bad = tmp_path / "bad.ckpt"
+    shutil.copyfile(trained, bad)
+    BAD[kind](bad)
+    drill = Run(tmp_path, configs.text_to_audio(), "--max-steps", 2)
+    assert ended(drill.start("--ckpt-path", bad), 100) == 2
+    said = drill.said.read_text()
+    assert said.startswith(f"error: {bad}") and said.count("\n  = ") == 1 and said.count("error: ") == 1, said
+    assert "Traceback" not in said and not drill.folder.exists() and not (tmp_path / "canary").exists()
+
+
+@pytest.mark.exhaustive
+def test_a_flipped_byte_anywhere_in_the_weights_is_found(tmp_path, trained):
+    draw = random.Random(0)
+    for _ in range(100):
+        bad = tmp_path / "bad.ckpt"
+        shutil.copyfile(trained, bad)
+        flipped(draw.uniform(0.1, 0.8))(bad)
+        with pytest.raises(CheckpointError, match=r"does not match its checksum|damaged"):
+            checkpoint_io.AtomicCheckpointIO().load_checkpoint(bad)
