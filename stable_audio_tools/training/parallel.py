@@ -68,19 +68,20 @@ class FullyShardedStrategy(ModelParallelStrategy):
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average over the processes the gradients of weights that are not sharded; the others are averages already.
 
-        A weight without a gradient on this process may have one on another, so all are counted, as zeros.
+        A weight without a gradient here may have one elsewhere, such as a codebook that only some batches use. It then counts as
+        zeros; without one anywhere it has none afterwards, as in one process.
         """
         whole = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
-        for parameter in whole:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        if whole:
-            gradients = [parameter.grad for parameter in whole if parameter.grad is not None]
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            distributed.all_reduce(flat)
-            parts = (flat / self.world_size).split([gradient.numel() for gradient in gradients])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
+        if not whole:
+            return
+        given = torch.tensor([parameter.grad is not None for parameter in whole], dtype=whole[0].dtype)
+        gradients = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in whole]
+        flat = torch.cat([given.to(whole[0].device), *(gradient.flatten() for gradient in gradients)])
+        distributed.all_reduce(flat)
+        givers, *sums = flat.split([len(whole), *(gradient.numel() for gradient in gradients)])
+        used = [True] * len(whole) if given.all() else (givers > 0).tolist()  # or it waits for the device
+        for parameter, gradient, total, any_gave in zip(whole, gradients, sums, used, strict=True):
+            parameter.grad = gradient.copy_(total.view_as(gradient) / self.world_size) if any_gave else None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
         with implicit_replication():  # sharded and whole weights go into one call

@@ -1,19 +1,25 @@
 """Weights shared out among two processes: the training is the same, and so are its files; and what accumulation sends around."""
 
 import contextlib
+import csv
+import json
+import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
+import safetensors.torch
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import configs
-from ranks import Ranks, batches, train
+from ranks import Ranks, batches, free_port, train
 from test_arc import arc
 from test_host import wrapper
 
@@ -164,15 +170,54 @@ def test_shared_out_weights_go_on_from_any_file(ranks, tmp_path):
     assert len(losses) == 1
 
 
+class Precisions(pl.Callback):
+    """The precisions that a block's weights have while it computes."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def on_train_start(self, trainer, pl_module):
+        block = pl_module.get_submodule("diffusion.model.model.transformer.layers.1")
+        block.ff.register_forward_pre_hook(lambda part, _: self.seen.update(weight.dtype for weight in part.parameters()))
+
+
+def in_lower_precision(kind, precision, strategy, folder):
+    watch = Precisions() if kind == "adaLN" else None
+    fit(kind, strategy, folder, 3, options={"precision": precision}, callbacks=[watch] if watch else [])
+    return watch and watch.seen
+
+
 @pytest.mark.slow
-def test_mixed_precision_trains_shared_out_weights(ranks, tmp_path):
-    """Blocks compute and travel in bfloat16; what is stored and stepped is float32."""
-    mixed = {"precision": "bf16-mixed"}
-    ranks(partial(fit, "adaLN", "ddp", tmp_path / "ddp", 3, options=mixed))
-    ranks(partial(fit, "adaLN", "fsdp", tmp_path / "fsdp", 3, options=mixed))
-    found, expected = saved(tmp_path / "fsdp")["state_dict"], saved(tmp_path / "ddp")["state_dict"]
-    assert all(value.dtype == expected[name].dtype for name, value in found.items() if isinstance(value, torch.Tensor))
-    assert_close(found, expected, rtol=2e-2, atol=2e-3)
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("adaLN", "bf16-mixed"), ("language_model", "bf16-mixed"), ("arc", "bf16-mixed"), ("adaLN", "bf16-true")]
+)
+def test_lower_precision_trains_shared_out_weights(kind, precision, ranks, tmp_path):
+    """Blocks travel and compute in bfloat16; what is stored and stepped is float32, or bfloat16 too."""
+    ranks(in_lower_precision, kind, precision, "ddp", tmp_path / "ddp")
+    precisions, _ = ranks(in_lower_precision, kind, precision, "fsdp", tmp_path / "fsdp")
+    assert precisions in (None, {torch.bfloat16})
+    found, expected = saved(tmp_path / "fsdp"), saved(tmp_path / "ddp")
+    assert_close(found["state_dict"], expected["state_dict"], rtol=2e-2, atol=2e-3)
+    assert_close(found["optimizer_states"], expected["optimizer_states"], rtol=0.1, atol=1e-2)
+
+
+def averaged(folder):
+    """What becomes of a weight that both processes use, of one that the second uses, and of one that nobody does."""
+    strategy = FullyShardedStrategy()
+    fit("adaLN", "fsdp", folder, 1)  # starts the processes' connection
+    rank = torch.distributed.get_rank()
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    weights[0].grad = torch.tensor([1.0, 2.0]) * (1 + rank)
+    weights[1].grad = torch.tensor([4.0, 6.0]) if rank else None
+    strategy.cluster_environment = LightningEnvironment()
+    strategy.cluster_environment.set_world_size(2)
+    strategy.average_gradients(weights)
+    return [None if weight.grad is None else weight.grad.tolist() for weight in weights]
+
+
+@pytest.mark.slow
+def test_weights_that_some_processes_do_not_use_are_averaged_with_the_others(ranks, tmp_path):
+    assert ranks(averaged, tmp_path) == [[[1.5, 3.0], [2.0, 3.0], None]] * 2
 
 
 # accumulation
@@ -266,3 +311,49 @@ def without_blocks(folder):
 def test_a_model_without_transformer_blocks_is_refused(ranks, tmp_path):
     message, _ = ranks(without_blocks, tmp_path)
     assert "this model trains none" in message and "--strategy ddp" in message
+
+
+# the whole command
+
+TRAIN = [sys.executable, str(Path(__file__).resolve().parents[2] / "train.py")]
+
+
+def command(folder, strategy, name, *flags):
+    """Train with a validation and demos on the way; returns what was said."""
+    (folder / "model.json").write_text(json.dumps(conditional()))
+    (folder / "data.json").write_text(json.dumps({"dataset_type": "synthetic", "num_items": 24, "hold_out": 0}))
+    data = ["--dataset-config", "data.json", "--val-dataset-config", "data.json", "--val-every", "2", "--num-workers", "0"]
+    fixed = ["--accelerator", "cpu", "--precision", "32-true", "--batch-size", "2", "--logger", "csv", "--log-every", "1", "--name", name]
+    done = subprocess.run(
+        [*TRAIN, "--model-config", "model.json", *data, *fixed, "--strategy", strategy, *flags],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def metrics(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{name: float(value) for name, value in row.items() if value and "loss" in name} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_the_command_leaves_what_any_training_leaves(tmp_path):
+    for strategy in ("ddp", "fsdp"):
+        command(tmp_path, strategy, strategy, "--devices", "2", "--max-steps", "3")
+    ddp, fsdp = (tmp_path / "runs" / strategy for strategy in ("ddp", "fsdp"))
+    left = [{str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} for run in (ddp, fsdp)]
+    assert left[0] == left[1]
+    assert any(name.startswith("demos/step_00000003/") and name.endswith(".wav") for name in left[1])
+    for found, expected in zip(metrics(fsdp), metrics(ddp), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3)
+    exports = [safetensors.torch.load_file(run / "exports" / "model.safetensors") for run in (ddp, fsdp)]
+    assert_close(exports[1], exports[0], rtol=1e-4, atol=1e-6)
+
+    said = command(tmp_path, "auto", "fsdp", "--devices", "1", "--max-steps", "4", "--recover")
+    assert "1 processes go on with a run of 2" in said
+    assert json.loads((fsdp / "run.json").read_text())["resumed"] == [3]
