@@ -268,6 +268,7 @@ def test_a_run_logs_the_loss_of_the_noise_levels_that_occurred():
 # everything together
 
 OPTIONS = {
+    "plain": {},
     "ot_coupling": {"ot_coupling": True},
     "min_snr_gamma": {"min_snr_gamma": 5.0},
     "timestep": {"loss_normalization": "timestep"},
