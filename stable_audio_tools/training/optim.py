@@ -214,8 +214,9 @@ def _kernel(kind: type[Optimizer], config: Arguments, params: list[Parameter]) -
     """
     chosen = {"fused", "foreach", "differentiable"} & set(config)
     fits = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
-    # Torch does not know how to share out a fused SGD.
-    kinds = torch.optim.Adam if any(isinstance(p, DTensor) for p in params) else torch.optim.Adam | torch.optim.SGD
+    # Torch's fused SGD takes no weights shared out among processes, and on a CPU steps bfloat16 wrongly (torch 2.11).
+    plain = all(p.dtype == torch.float32 and not isinstance(p, DTensor) for p in params)
+    kinds = torch.optim.Adam | torch.optim.SGD if plain else torch.optim.Adam
     return {"fused": True} if fits and not chosen and issubclass(kind, kinds) else {}
 
 

@@ -105,6 +105,22 @@ def test_the_fused_kernel_is_chosen_unless_the_config_chooses(name):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+def test_bfloat16_weights_step_as_float32_ones_do_but_for_rounding(name):
+    """Torch's fused SGD does not, on a CPU."""
+    exact = [torch.nn.Parameter(torch.randn(16)) for _ in range(20)]
+    rounded = [torch.nn.Parameter(weight.detach().bfloat16()) for weight in exact]
+    optimizers = [group(name, {"lr": 0.05}).build(each)[0] for each in (exact, rounded)]
+    for _ in range(3):
+        for a, b in zip(exact, rounded, strict=True):
+            a.grad = torch.randn(16)
+            b.grad = a.grad.bfloat16()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(exact, rounded, strict=True):
+        torch.testing.assert_close(b.float(), a, rtol=0.05, atol=0.05)
+
+
 def test_fused_adam_decouples_the_weight_decay_unless_told_otherwise():
     def after_a_step(name, config):
         params = weights()
