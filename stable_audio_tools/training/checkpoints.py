@@ -42,6 +42,14 @@ class RunCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._last = pl_module.train_step
 
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        # Lightning 2.6 does not count an epoch as begun which follows a resume from the last batch of the one before. A checkpoint
+        # in its middle would then be taken for one of its end, without a place in the data, which would be served again.
+        epochs = trainer.fit_loop.epoch_progress
+        if epochs.current.ready == epochs.current.processed:
+            epochs.increment_ready()
+            epochs.increment_started()
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         # A run that is about to stop is saved here: once Lightning has left the epoch, the position in it is lost.
         if trainer.should_stop or (self.every and pl_module.train_step % self.every == 0):

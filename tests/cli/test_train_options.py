@@ -1,6 +1,7 @@
 """Every key of `defaults.ini` has an effect: each is given to real, very short runs, and what they leave behind is looked at.
 
-`--config-file` is in test_args.py; `--strategy`, `--devices` and `--num-nodes` are in test_distributed.py.
+`--config-file` is in test_args.py; `--strategy`, `--devices` and `--num-nodes` are in test_distributed.py; monitors, finders,
+profilers and compilation are in test_train_flags.py.
 """
 
 import csv
@@ -28,6 +29,8 @@ from stable_audio_tools.training.strategies.supervised import Supervised
 
 SGD = {"diffusion": {"optimizer": {"type": "SGD", "config": {"lr": 1.0}}}}
 TESTED_ELSEWHERE = {"config_file", "strategy", "devices", "num_nodes", "project"}
+TESTED_ELSEWHERE |= {"monitor", "monitor_mode", "save_best", "early_stopping_patience", "early_stopping_min_delta"}
+TESTED_ELSEWHERE |= {"compile", "matmul_precision", "profiler", "find_lr"}
 
 
 class Runs:

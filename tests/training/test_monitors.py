@@ -130,10 +130,11 @@ def test_the_count_is_in_the_checkpoint_too(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_ended_early_goes_on_as_if_it_had_not(tmp_path):
-    values = [1.0, 2.0, 2.0, 2.0, 2.0, 0.1, 2.0, 2.0, 2.0]
+@pytest.mark.parametrize("stop", [3, 6], ids=["in an epoch", "at its end"])
+def test_a_run_that_ended_early_goes_on_as_if_it_had_not(tmp_path, stop):
+    values = [*(10.0 - step for step in range(stop - 2)), *[20.0] * 9]
     early = Scripted(tmp_path / "early", values, metric="val/score", patience=2)
-    assert early.fit(9, every=0) == 3
+    assert early.fit(9, every=0) == stop
     early.goal = Goal("val/score")
     assert early.fit(9, resume=True, every=0) == 9
     straight = Scripted(tmp_path / "straight", values, metric="val/score")
