@@ -136,18 +136,19 @@ class CodebookLoss(NamedTuple):
         return self.cross_entropy.exp()
 
 
-def codebook_cross_entropy(logits: Tensor, codes: Tensor, mask: Tensor) -> CodebookLoss:
+def codebook_cross_entropy(logits: Tensor, codes: Tensor, mask: Tensor, counted: Tensor | None = None) -> CodebookLoss:
     """Cross-entropy averaged over each codebook's tokens, then over the codebooks that have any, so that all weigh the same.
 
     Args:
         logits: (B, K, T, V); where the mask is False, they may be anything, NaN too.
         codes: (B, K, T), the tokens; the same holds.
         mask: (B, K, T), which tokens count: those predicted, and not padding.
+        counted: (K,) what the sums over each codebook's tokens are divided by; default: how many they are here.
     """
     logits = logits.float().masked_fill(~mask[..., None], 0)  # before the loss, since NaN times zero is NaN
     each = F.cross_entropy(logits.flatten(0, 2), codes.where(mask, 0).flatten(), reduction="none").view_as(codes)
-    counted = mask.sum(dim=(0, 2))
-    means = each.where(mask, 0).sum(dim=(0, 2)) / counted.clamp(min=1)
+    counted = mask.sum(dim=(0, 2)) if counted is None else counted
+    means = each.where(mask, 0).sum(dim=(0, 2)) / counted.where(counted > 0, 1)
     return CodebookLoss(means.sum() / (counted > 0).sum().clamp(min=1), means.detach())
 
 

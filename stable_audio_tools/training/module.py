@@ -335,9 +335,8 @@ class TrainingModule(pl.LightningModule):
             self.meter.load_state_dict(states[self.global_rank]["metrics"], self.device)
         else:
             seed_generators(derive_seed(self.seed, self.train_step, self.global_rank))
-            log.warning(
-                "%d processes go on with a run of %d: the data are shared out anew, with new noise", self.trainer.world_size, len(states)
-            )
+            before, now = len(states), self.trainer.world_size
+            log.warning("the run had %d processes and now has %d: the data are shared out anew, with new noise", before, now)
 
 
 def average_of(module: nn.Module) -> EMA:

@@ -13,6 +13,7 @@ from stable_audio_tools.diffusion.timesteps import DistributionShift, parse_time
 from stable_audio_tools.models.conditioners import INPAINT_IDS
 from stable_audio_tools.training.coupling import nearest_noise
 from stable_audio_tools.training.losses.denoising import min_snr_weight, target_variance, weighted_mean
+from stable_audio_tools.training.losses.terms import mean_over_ranks
 from stable_audio_tools.training.meter import Counted
 from stable_audio_tools.training.strategies.base import LatentBatch, LossOutput
 
@@ -112,7 +113,7 @@ class Noising(nn.Module):
         if noisy.weight is not None:
             error = expand(noisy.weight, error) * error
         per_example = weighted_mean(error, frames, dim=(1, 2))
-        loss = per_example.mean() if scaled else weighted_mean(error, frames)
+        loss = per_example.mean() if scaled else weighted_mean(error, frames) * share_of_ranks(frames)
         logs: dict[str, Tensor | Counted] = {"loss": loss.detach(), "std_data": batch.latents.detach().std()}
         if scaled or noisy.weight is not None:
             logs["mse"] = plain
@@ -151,6 +152,14 @@ def frame_weights(batch: LatentBatch, real: Tensor | None, given_weight: float) 
         made = 1 - (1 - given_weight) * batch.conditions[INPAINT_IDS[0]].tensor.float()
         weights = made if weights is None else weights * made
     return weights
+
+
+def share_of_ranks(frames: Tensor | None) -> Tensor | float:
+    """How much this process has of what counts, where 1 is the mean of all processes; by it, a mean over padded items counts."""
+    if frames is None:
+        return 1.0
+    everywhere = mean_over_ranks(frames.sum())
+    return frames.sum() / everywhere.where(everywhere > 0, 1)
 
 
 def squared_error(output: Tensor, noisy: NoisyBatch) -> Tensor:

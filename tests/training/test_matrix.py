@@ -12,7 +12,7 @@ import configs
 import lightning.pytorch as pl
 import pytest
 import torch
-from ranks import Ranks, batches, train
+from ranks import batches, train
 from test_arc import arc
 from test_host import Repeat, fit, wrapper
 
@@ -114,13 +114,6 @@ def differences(a, b, path=""):
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
         return [found for index, pair in enumerate(zip(a, b, strict=True)) for found in differences(*pair, f"{path}.{index}")]
     return [] if a == b else [path]
-
-
-@pytest.fixture(scope="module")
-def ranks():
-    both = Ranks()
-    yield both
-    both.close()
 
 
 def check(kind, processes, grid, folder, request):

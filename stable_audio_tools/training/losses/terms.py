@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,20 @@ def bottleneck_terms(info: Mapping[str, Any], weights: Mapping[str, float]) -> d
         weights: replaces a term's weight, by its name.
     """
     return {term.name: weights.get(term.name, term.weight) * info[key] for key, term in BOTTLENECK_TERMS.items() if key in info}
+
+
+def mean_over_ranks(count: Tensor) -> Tensor:
+    """The mean of `count` over the processes that train together, float32; without others, what it is here. All of them must make the call.
+
+    Gradients are averaged over processes. A sum over `count` elements divided by this is therefore, in that average, the mean over
+    the elements of all processes, however differently they are shared out; divided by `count` itself it would be a mean of means.
+    """
+    count = count.detach().float()
+    if not distributed.is_available() or not distributed.is_initialized():
+        return count
+    total = count.clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
 
 
 def masked_mean(value: Tensor, mask: Tensor | None = None, dim: int | tuple[int, ...] | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.lm import AudioLanguageModel, CodebookLoss, codebook_cross_entropy
+from stable_audio_tools.training.losses.terms import mean_over_ranks
 from stable_audio_tools.training.strategies.base import LossOutput, TrainingStrategy
 
 
@@ -34,7 +35,7 @@ class TokenBatch:
 
 
 class NextToken(TrainingStrategy):
-    """Cross-entropy, averaged over each codebook's tokens and then over the codebooks.
+    """Cross-entropy, averaged over each codebook's tokens, on all processes together, and then over the codebooks.
 
     The player `lm` is the network and the conditioners that learn; the pretransform stays as it is.
 
@@ -50,7 +51,9 @@ class NextToken(TrainingStrategy):
         return {"lm": [p for p in chain(model.lm.parameters(), model.conditioner.parameters()) if p.requires_grad]}
 
     def loss(self, model: AudioLanguageModel, batch: TokenBatch) -> LossOutput:
-        found = token_loss(model, batch, self.cfg_dropout_prob)
+        logits, predicted = model.compute_logits(batch.tokens, batch.conditions, self.cfg_dropout_prob)
+        mask = predicted & batch.mask[:, None]
+        found = codebook_cross_entropy(logits, batch.tokens, mask, mean_over_ranks(mask.sum(dim=(0, 2))))
         return LossOutput(found.loss, cross_entropies(found))
 
 
@@ -68,9 +71,9 @@ def stored_tokens(signal: Tensor, model: AudioLanguageModel) -> Tensor:
     return signal.long()
 
 
-def token_loss(model: AudioLanguageModel, batch: TokenBatch, cfg_dropout_prob: float = 0.0) -> CodebookLoss:
-    """The loss of a batch over the tokens that the pattern predicts and that are not padding."""
-    logits, predicted = model.compute_logits(batch.tokens, batch.conditions, cfg_dropout_prob)
+def token_loss(model: AudioLanguageModel, batch: TokenBatch) -> CodebookLoss:
+    """The loss of a batch, with all conditions, over the tokens that the pattern predicts and that are not padding."""
+    logits, predicted = model.compute_logits(batch.tokens, batch.conditions)
     return codebook_cross_entropy(logits, batch.tokens, predicted & batch.mask[:, None])
 
 
