@@ -1,7 +1,11 @@
 """Two processes that train together are one run: its gradients, its data, its files, whatever each of them is given."""
 
+import os
+import random
+
 import configs
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from ranks import batches, train
