@@ -1,7 +1,8 @@
 """The loader that training iterates: batches in a reproducible order, from any number of workers, resumable exactly.
 
 What a batch holds depends on (seed, epoch, position) alone. `state_dict` is therefore three numbers, and a loader that gets
-them goes on with the very next batch, whatever its number of workers.
+them goes on with the very next batch, whatever its number of workers. Where batches are of clips of similar length, a fourth
+number, how many clips were brought together, keeps the order when the number of ranks or the batch size changes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.data.buckets import ANY_LENGTH, LengthGrid, by_length
 from stable_audio_tools.data.order import batches_in, epoch_length, epoch_order, rank_batches
 from stable_audio_tools.data.types import Batch, Fault, ItemKey, Part, collate, fetch
 
@@ -39,12 +41,14 @@ class AudioLoader:
     Lightning saves and restores the state by itself.
 
     Args:
-        dataset: map-style; see `data.types.fetch` for what it may offer. A `parts` attribute weights stretches of it.
+        dataset: map-style; see `data.types.fetch` for what it may offer. A `parts` attribute weights stretches of it. With
+            `lengths`, (items,) numbers of samples or frames, batches are of items of similar length.
         batch_size: items a rank gets at once.
         shuffle: a new order and new crops in every epoch. Without it, which is for evaluation, every pass is the same
             and begins at the beginning, and holds all items: `drop_last` applies to training.
         drop_last: leave out what does not fill a batch on every rank, other items in each epoch.
         num_workers: processes that make batches; 0: this one does.
+        grid: lengths that batches of a dataset with `lengths` may have.
         rank, world_size: left out: those of torch.distributed at the time of use, if it runs.
 
     Raises:
@@ -60,6 +64,7 @@ class AudioLoader:
         shuffle: bool = True,
         drop_last: bool = True,
         num_workers: int = 0,
+        grid: LengthGrid = ANY_LENGTH,
         rank: int | None = None,
         world_size: int | None = None,
     ):
@@ -70,14 +75,16 @@ class AudioLoader:
         self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
         self.shuffle, self.drop_last = shuffle, drop_last and shuffle
         self.parts: Sequence[Part] = getattr(dataset, "parts", None) or (Part(len(dataset)),)  # type: ignore[arg-type]
+        self.lengths: Tensor | None = getattr(dataset, "lengths", None)
+        self.grid = grid
         self.faults: dict[str, str] = {}
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for `set_epoch`
         self._ranks = (rank, world_size)
-        self._epoch = self._position = 0
+        self._epoch = self._position = self._step = 0
         self._begun = self._loaded = False
         self._plan = _Plan()
         self._torch_loader = DataLoader(
-            _Source(dataset),
+            _Source(dataset, None if self.lengths is None else grid),
             batch_size=None,
             sampler=self._plan,
             num_workers=num_workers,
@@ -119,12 +126,17 @@ class AudioLoader:
             self._epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
-        """seed, epoch and position: how many items of the epoch the batches delivered so far took, on all ranks together."""
-        return {"seed": self.seed, "epoch": self._epoch, "position": self._position}
+        """seed, epoch and position: how many items of the epoch the batches delivered so far took, on all ranks together.
+
+        And, for a data set with `lengths`, step: how many items of similar length the epoch's order brings together.
+        """
+        state = {"seed": self.seed, "epoch": self._epoch, "position": self._position}
+        return state if self.lengths is None else {**state, "step": self._step}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on, in the next pass, after the batch that was the last one when `state` was taken."""
         self.seed, self._epoch, self._position = state["seed"], state["epoch"], state["position"]
+        self._step = state.get("step", 0)  # none: this run's data had no lengths, and what is left of its epoch cannot be told
         self._begun = self._loaded = True
 
     def close(self) -> None:
@@ -165,7 +177,13 @@ class AudioLoader:
         if not self._count(items - self._position, world_size):  # the data, or the batch size, is not what it was
             log.warning("resumed at item %d of %d, so the next epoch begins", self._position, items)
             self._epoch, self._position = self._epoch + 1, 0
-        return self._position, epoch_order(self.parts, self.seed, self._epoch if self.shuffle else 0, shuffle=self.shuffle)
+        order = epoch_order(self.parts, self.seed, self._epoch if self.shuffle else 0, shuffle=self.shuffle)
+        if self.lengths is not None:
+            if not (self._position and self._step):
+                self._step = self.batch_size * world_size
+            names = (self.seed, "batches", self._epoch) if self.shuffle else ()
+            order = by_length(order, self.lengths, self._step, *names)
+        return self._position, order
 
     def _count(self, items: int, world_size: int) -> int:
         return batches_in(max(items, 0), self.batch_size, world_size, drop_last=self.drop_last)
@@ -234,12 +252,12 @@ class _Failure:
 class _Source(Dataset[Any]):
     """Whole batches by the keys of their items: what runs in a worker."""
 
-    def __init__(self, dataset: Dataset[Any]):
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset[Any], grid: LengthGrid | None):
+        self.dataset, self.grid = dataset, grid
 
     def __getitem__(self, keys: list[ItemKey]) -> Batch | _Failure:
         try:
-            return collate(fetch(self.dataset, keys))
+            return collate(fetch(self.dataset, keys), self.grid)
         except ConfigError as error:
             return _Failure(str(error))
 

@@ -6,13 +6,16 @@ into what the public loader yields, with a `padding_mask` in each metadata dict.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
+
+from stable_audio_tools.data.buckets import LengthGrid
 
 
 class ItemKey(NamedTuple):
@@ -81,12 +84,29 @@ def valid_mask(valid_length: int, length: int) -> Tensor:
     return mask
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack items of one shape."""
-    audio = torch.stack([sample.audio for sample in samples])
-    lengths = tuple(audio.shape[-1] if sample.valid_length is None else sample.valid_length for sample in samples)
+def collate(samples: Sequence[Sample], grid: LengthGrid | None = None) -> Batch:
+    """Stack items of one shape; with `grid`, of any lengths, padded with zeros to the next length that it allows."""
+    sounds = [sample.audio for sample in samples]
+    longest = max(sound.shape[-1] for sound in sounds)
+    stacked = _batch_memory(sounds, longest if grid is None else grid.padded(longest))
+    for row, sound in zip(stacked, sounds, strict=True):
+        if grid is None and sound.shape != row.shape:
+            raise ValueError(f"items of a batch have shapes {tuple(row.shape)} and {tuple(sound.shape)}")
+        row[..., : sound.shape[-1]].copy_(sound)
+        row[..., sound.shape[-1] :].zero_()
+    lengths = tuple(sample.audio.shape[-1] if sample.valid_length is None else sample.valid_length for sample in samples)
     faults = tuple(fault for sample in samples for fault in sample.faults)
-    return Batch(audio, tuple(sample.metadata for sample in samples), lengths, faults)
+    return Batch(stacked, tuple(sample.metadata for sample in samples), lengths, faults)
+
+
+def _batch_memory(sounds: Sequence[Tensor], length: int) -> Tensor:
+    """(B, C, length), not filled; in a worker process memory that the training process sees, or torch would copy the batch once more."""
+    first = sounds[0]
+    shape = (len(sounds), *first.shape[:-1], length)
+    if get_worker_info() is None:
+        return first.new_empty(shape)
+    memory = first.untyped_storage()._new_shared(math.prod(shape) * first.element_size(), device=first.device)
+    return first.new_empty(0).set_(memory).view(shape)
 
 
 def fetch(dataset: Dataset[Any], keys: Sequence[ItemKey]) -> list[Sample]:
