@@ -27,8 +27,9 @@ CHOICES = {
     "profiler": ("none", "simple", "advanced", "pytorch"),
 }
 LEAST = {
-    "max_steps": 0, "max_epochs": 0, "max_minutes": 0, "batch_size": 1, "num_workers": 0, "seed": 0, "accum_batches": 1,
-    "gradient_clip_val": 0, "max_bad_steps": 0, "val_every": 0, "checkpoint_every": 0, "save_top_k": -1, "log_every": 1, "num_nodes": 1,
+    "max_steps": 0, "max_epochs": 0, "max_minutes": 0, "max_stall_minutes": 0, "batch_size": 1, "num_workers": 0, "seed": 0,
+    "accum_batches": 1, "gradient_clip_val": 0, "max_bad_steps": 0, "val_every": 0, "checkpoint_every": 0, "save_top_k": -1,
+    "log_every": 1, "num_nodes": 1,
     "save_best": 0, "early_stopping_patience": 0, "early_stopping_min_delta": 0,
 }  # fmt: skip
 FILES = ("model_config", "dataset_config", "val_dataset_config", "ckpt_path", "pretrained_ckpt_path", "pretransform_ckpt_path")
@@ -61,7 +62,7 @@ class Option:
             return tuple(line.strip() for line in text.splitlines() if line.strip())
         if self.name in AUTO and text == "auto":
             return text
-        value = _typed(text, self.default)
+        value = _typed(text, self.default, " or auto" if self.name in AUTO else "")
         if self.name in CHOICES and value not in CHOICES[self.name]:
             raise ValueError(f"expected one of {', '.join(c for c in CHOICES[self.name] if c)}, got {text!r}")
         if self.name in LEAST and value < LEAST[self.name]:
@@ -168,7 +169,7 @@ def _literal(text: str) -> Any:
     return {"true": True, "false": False}.get(text, text)
 
 
-def _typed(text: str, like: Any) -> Any:
+def _typed(text: str, like: Any, otherwise: str = "") -> Any:
     match like:
         case bool():
             if text.lower() not in ("true", "false"):
@@ -178,7 +179,7 @@ def _typed(text: str, like: Any) -> Any:
             try:
                 return int(text)
             except ValueError:
-                raise ValueError(f"expected a whole number, got {text!r}") from None
+                raise ValueError(f"expected a whole number{otherwise}, got {text!r}") from None
         case float():
             return _number(text)
     return text

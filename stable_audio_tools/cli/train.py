@@ -90,6 +90,7 @@ def _settings(options: dict[str, Any], resume_command: str) -> RunSettings:
         resume_command=resume_command,
         max_steps=options["max_steps"] or None,
         max_minutes=options["max_minutes"],
+        max_stall_minutes=options["max_stall_minutes"],
         checkpoint_every=options["checkpoint_every"],
         save_top_k=options["save_top_k"],
         logger=options["logger"],

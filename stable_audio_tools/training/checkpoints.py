@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from stable_audio_tools.models.atomic_file import MARK
 from stable_audio_tools.training import slurm
 from stable_audio_tools.training.checkpoint_io import CheckpointWriteError
-from stable_audio_tools.training.stop_signals import EXIT_STATUS, handle_signals, save_signals
+from stable_audio_tools.training.stop_signals import EXIT_STATUS, end_at_once, handle_signals, save_signals
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class SignalGuard(pl.Callback):
 
     def _note_stop(self, number: int, frame: FrameType | None) -> None:
         if self._stop is not None:
-            os._exit(EXIT_STATUS[signal.Signals(number)])
+            end_at_once(EXIT_STATUS[signal.Signals(number)])
         self._stop = number
         self._module.told_to_stop = True
 

@@ -31,6 +31,7 @@ from stable_audio_tools.training.parallel import whole_state
 from stable_audio_tools.training.progress import RunProgress
 from stable_audio_tools.training.run_folder import RunFolder, write_json
 from stable_audio_tools.training.stop_signals import StoppedBySignal
+from stable_audio_tools.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class RunSettings:
     config: what is trained. model_document, dataset_document: the JSON it was read from. arguments: all that was asked for, as JSON.
     folder: the run folder. resume_from: the checkpoint to go on from. resume_command: the command that goes on with the run.
     max_steps: train steps to go to; None: no limit. max_minutes: of training; 0: no limit.
+    max_stall_minutes: without progress, after which the run is given up; 0: never.
     checkpoint_every: train steps between two checkpoints; 0: only at the end. save_top_k: newest to keep; -1: all.
     goal: what validation is watched for; None: nothing.
     logger, project: where numbers and demos go besides the folder.
@@ -56,6 +58,7 @@ class RunSettings:
     resume_command: str = ""
     max_steps: int | None = None
     max_minutes: float = 0.0
+    max_stall_minutes: float = 30.0
     checkpoint_every: int = 1000
     save_top_k: int = 3
     goal: Goal | None = None
@@ -152,8 +155,10 @@ class TrainingRun:
         demos = create_demo_callback_from_config(settings.config, demo_dl=data.demo_clips(), folder=self.folder / "demos")
         limits: list[pl.Callback] = [StopAtStep(settings.max_steps)] if settings.max_steps else []
         limits += [StopAtTime(settings.max_minutes)] if settings.max_minutes else []
+        guards: list[pl.Callback] = [self.signals]
+        guards += [Watchdog(60 * settings.max_stall_minutes, self.folder / "train.log")] if settings.max_stall_minutes else []
         monitor: list[pl.Callback] = [ValidationMonitor(settings.goal, self.checkpoint, self._export_best)] if settings.goal else []
-        return [self.signals, *limits, RunProgress(settings.max_steps), demos, *monitor, self.checkpoint, self.page]
+        return [*guards, *limits, RunProgress(settings.max_steps), demos, *monitor, self.checkpoint, self.page]
 
     def _loggers(self) -> list[Any]:
         settings = self.settings
