@@ -122,7 +122,7 @@ class CommandLine(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Settings and data configs only; weights come when the data have been read."""
-        self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = self.parser.instantiate(self.config)
         self.given = self.config_init[self.subcommand]
         import_plugins(self.given.plugins)
         self.seed = int(self.given.seed_everything)
@@ -187,7 +187,7 @@ class CommandLine(LightningCLI):
             if isinstance(value, Path_fr):
                 config[key] = value.absolute
         config.pop("config", None)
-        return json.loads(parser.dump(config, format="json", skip_none=False, skip_validation=True))
+        return json.loads(parser.dump(config, format="json", skip_unset=False, skip_validation=True))
 
     def _evaluate(self, subcommand: str) -> None:
         has_data = self.datamodule.validates if subcommand == "validate" else self.datamodule.tests
