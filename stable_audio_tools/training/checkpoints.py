@@ -45,7 +45,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         # Lightning 2.6 does not count an epoch as begun which follows a resume from the last batch of the one before. A checkpoint
         # in its middle would then be taken for one of its end, without a place in the data, which would be served again.
-        epochs = trainer.fit_loop.epoch_progress
+        epochs: Any = trainer.fit_loop.epoch_progress
         if epochs.current.ready == epochs.current.processed:
             epochs.increment_ready()
             epochs.increment_started()
