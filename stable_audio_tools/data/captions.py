@@ -31,7 +31,7 @@ NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 Metadata = dict[str, Any]
 
 
-class _MalformedError(ValueError):
+class MalformedError(ValueError):
     """What is wrong with one row or sidecar, and in which line of its text."""
 
     def __init__(self, cause: str, line: int = 1):
@@ -78,13 +78,22 @@ def read_sidecars(audio_path: str, present: Mapping[str, str]) -> tuple[Metadata
         if path is None:
             continue
         try:
-            text = Path(path).read_text("utf-8-sig")
-            metadata |= _captioned({"text": text.strip()} if extension == ".txt" else _json_object(text))
-        except _MalformedError as error:
+            metadata |= sidecar_metadata(extension, Path(path).read_bytes())
+        except MalformedError as error:
             problems.append(f"{shown(path)}:{error.line}: {error}")
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{shown(path)}: {_unreadable(error)}")
     return metadata, problems
+
+
+def sidecar_metadata(extension: str, content: bytes) -> Metadata:
+    """What a file beside an audio file says, by its extension, one of `SIDECARS`.
+
+    Raises:
+        MalformedError: it cannot be used. UnicodeDecodeError: it is no text.
+    """
+    text = content.decode("utf-8-sig")
+    return _captioned({"text": text.strip()} if extension == ".txt" else _json_object(text))
 
 
 def _read_table(path: Path, root: Path, table: Table) -> None:
@@ -96,8 +105,8 @@ def _read_table(path: Path, root: Path, table: Table) -> None:
                 try:
                     name, metadata = _entry(row, root)
                     if name in seen:
-                        raise _MalformedError(f"{name!r} stands in line {seen[name]} already")
-                except _MalformedError as error:
+                        raise MalformedError(f"{name!r} stands in line {seen[name]} already")
+                except MalformedError as error:
                     table.problems.append(f"{shown(path)}:{line}: {error}")
                     continue
                 seen[name] = line
@@ -132,17 +141,17 @@ def _jsonl_rows(file: Any) -> Iterator[tuple[int, Metadata | str]]:
         if text.strip():
             try:
                 yield line, _json_object(text)
-            except _MalformedError as error:
+            except MalformedError as error:
                 yield line, str(error)
 
 
 def _entry(row: Metadata | str, root: Path) -> tuple[str, Metadata]:
     """The file a row is about, relative to the root, and its metadata."""
     if isinstance(row, str):
-        raise _MalformedError(row)
+        raise MalformedError(row)
     key = next((key for key in FILE_KEYS if row.get(key)), None)
     if key is None or not isinstance(row[key], str):
-        raise _MalformedError(f"no {FILE_KEYS[0]!r}: which file is it about?")
+        raise MalformedError(f"no {FILE_KEYS[0]!r}: which file is it about?")
     name = os.path.relpath(root / row[key], root).replace(os.sep, "/")
     return name, _captioned({other: value for other, value in row.items() if other != key})
 
@@ -153,7 +162,7 @@ def _captioned(row: Metadata) -> Metadata:
     if key is None:
         return row
     if not isinstance(row[key], str):
-        raise _MalformedError(f"{key!r} is no text")
+        raise MalformedError(f"{key!r} is no text")
     rest = {other: value for other, value in row.items() if other != key}
     return {"prompt": row[key].strip(), **rest} if row[key].strip() else rest
 
@@ -162,11 +171,11 @@ def _json_object(text: str) -> Metadata:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise _MalformedError(f"not valid JSON: {error.msg}", error.lineno) from None
+        raise MalformedError(f"not valid JSON: {error.msg}", error.lineno) from None
     except (RecursionError, ValueError):
-        raise _MalformedError("not valid JSON: too deep, or too long a number") from None
+        raise MalformedError("not valid JSON: too deep, or too long a number") from None
     if not isinstance(value, dict):
-        raise _MalformedError("not an object {...}")
+        raise MalformedError("not an object {...}")
     return value
 
 
