@@ -1,20 +1,24 @@
 """The stereo multi-resolution STFT loss against the same formula evaluated signal by signal.
 
-    python benchmarks/mrstft.py [--device cuda] [--batch 4] [--samples 65536] [--pairs 5]
+    python benchmarks/mrstft.py [--peer FOLDER] [--device cuda] [--batch 4] [--samples 65536] [--pairs 5]
 
-The direct form filters and transforms left, right, sum and difference one by one at each resolution, original and reconstruction
-alike, with a graph for both, as loss libraries do. Prints the value and gradient agreement in float64, then the median ratio of
-forward plus backward times over interleaved pairs.
+With FOLDER (see `dit_step.py`), the peer's own loss runs in another process, and pairs alternate between the two. Without it, ours is
+compared with the direct form: it filters and transforms left, right, sum and difference one by one at each resolution, original and
+reconstruction alike, with a graph for both, as loss libraries do. Prints the value and gradient agreement in float64, then the median
+ratio of forward plus backward times over interleaved pairs; times on a CPU are those of the process.
+
+Goal: at least 8 times as fast as the peer on one thread, the float64 value equal to 1e-10.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+import functools
+import tempfile
+from pathlib import Path
 
 import torch
+from peer_training import Loss, PeerProcess, ratio, seconds, value_and_gradient
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,11 +50,12 @@ def magnitude(x: Tensor, taps: Tensor, size: int) -> Tensor:
     return (spectrum.real**2 + spectrum.imag**2).clamp(min=1e-8).sqrt()
 
 
-def build(device: str, dtype: torch.dtype) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]:
+def build(device: str, dtype: torch.dtype, taps: Tensor | None = None) -> tuple[Loss, Loss]:
+    """The direct form and ours, with another filter's `taps` where given."""
     torch.set_default_dtype(dtype)
     ours = MultiResolutionSTFT(PARAMS, SAMPLE_RATE).to(device)
-    taps = a_weighting_fir(SAMPLE_RATE).to(device, dtype)
     torch.set_default_dtype(torch.float32)
+    ours.fir = taps = (a_weighting_fir(SAMPLE_RATE) if taps is None else taps).to(device, dtype)
 
     def shared(target: Tensor, estimate: Tensor) -> Tensor:
         terms = ours(target, estimate)
@@ -59,32 +64,42 @@ def build(device: str, dtype: torch.dtype) -> tuple[Callable[[Tensor, Tensor], T
     return lambda target, estimate: direct(target, estimate, taps), shared
 
 
-def value_and_gradient(loss: Callable[[Tensor, Tensor], Tensor], target: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
-    estimate = estimate.detach().requires_grad_()
-    value = loss(target, estimate)
-    value.backward()
-    return value.detach(), estimate.grad
+def agreement(direct_loss: Loss, our_loss: Loss, target: Tensor, estimate: Tensor) -> str:
+    """Relative differences of the values and of the gradients."""
+    (value, gradient), (ours, our_gradient) = (value_and_gradient(loss, target, estimate) for loss in (direct_loss, our_loss))
+    return differences(value, gradient, ours, our_gradient)
 
 
-def agreement(device: str) -> tuple[float, float]:
-    """Relative difference of the values and of the gradients in float64."""
-    generator = torch.Generator().manual_seed(0)
-    target, estimate = (0.1 * torch.randn(2, 2, 8192, generator=generator, dtype=torch.float64).to(device) for _ in range(2))
-    (value, gradient), (ours, our_gradient) = (value_and_gradient(loss, target, estimate) for loss in build(device, torch.float64))
-    return float((ours - value).abs() / value), float((our_gradient - gradient).norm() / gradient.norm())
+def differences(value: Tensor, gradient: Tensor, ours: Tensor, our_gradient: Tensor) -> str:
+    relative = float((ours - value).abs() / value), float((our_gradient - gradient).norm() / gradient.norm())
+    return f"float64 agreement: value {relative[0]:.1e}, gradient {relative[1]:.1e} (relative)"
 
 
-def seconds(loss: Callable[[Tensor, Tensor], Tensor], target: Tensor, estimate: Tensor) -> float:
-    start = time.perf_counter()
-    value_and_gradient(loss, target, estimate)
-    if target.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def against_peer(args: argparse.Namespace, small: list[Tensor], large: list[Tensor]) -> None:
+    params = {"fft_sizes": SIZES, "hop_sizes": PARAMS.hop_sizes, "win_lengths": SIZES, "perceptual_weighting": True}
+    with tempfile.TemporaryDirectory() as name:
+        given = {"params": params, "sample_rate": SAMPLE_RATE, "small": small, "large": large}
+        torch.save(given, Path(name) / "given.pt")
+        with PeerProcess(args.peer, Path(name), "mrstft") as peer:
+            theirs = peer.recorded("agreement")
+            taps = a_weighting_fir(SAMPLE_RATE)
+            print(f"taps of the filter, which the peer rounds to float32: {float((theirs['taps'] - taps).abs().max()):.1e} apart")
+            exact = build("cpu", torch.float64, theirs["taps"])[1]
+            print(differences(theirs["value"], theirs["gradient"], *value_and_gradient(exact, *small)))
+            ours = build("cpu", torch.float32)[1]
+            peer.ask("step"), seconds(ours, *large)  # warm-up
+            report("peer", *ratio(lambda: float(peer.ask("step")), lambda: seconds(ours, *large), args.pairs), large[0])
+
+
+def report(whom: str, times: str, faster: str, audio: Tensor) -> None:
+    print(f"forward + backward, {' x '.join(map(str, audio.shape))}: {whom} {times} here")
+    print(faster)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peer", type=Path, help="folder with the other implementation; without it, the direct form")
+    parser.add_argument("--device", default="cpu", help="of the direct form")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--samples", type=int, default=65536)
     parser.add_argument("--pairs", type=int, default=5)
@@ -92,21 +107,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    value, gradient = agreement(args.device)
-    print(f"float64 agreement: value {value:.1e}, gradient {gradient:.1e} (relative)")
-
-    target, estimate = (0.1 * torch.randn(args.batch, 2, args.samples, device=args.device) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    small = [0.1 * torch.randn(2, 2, 8192, generator=generator, dtype=torch.float64).to(args.device) for _ in range(2)]
+    large = [0.1 * torch.randn(args.batch, 2, args.samples, device=args.device) for _ in range(2)]
+    if args.peer is not None:
+        against_peer(args, small, large)
+        return
+    print(agreement(*build(args.device, torch.float64), *small))
     losses = build(args.device, torch.float32)
-    for loss in losses:  # warm-up
-        seconds(loss, target, estimate)
-    pairs = []
-    for _ in range(args.pairs):  # A, B, B, A, so that a drifting machine favours neither
-        first, second, third, fourth = (seconds(losses[which], target, estimate) for which in (0, 1, 1, 0))
-        pairs.append((first + fourth, second + third))
-    ratios = [direct_s / ours_s for direct_s, ours_s in pairs]
-    times = [1e3 * statistics.median(side) / 2 for side in zip(*pairs, strict=True)]
-    print(f"forward + backward, {args.batch} x 2 x {args.samples}: direct {times[0]:.0f} ms, ours {times[1]:.0f} ms")
-    print(f"ratio {statistics.median(ratios):.1f} [{min(ratios):.1f}..{max(ratios):.1f}]")
+    direct_run, our_run = (functools.partial(seconds, loss, *large) for loss in losses)
+    direct_run(), our_run()  # warm-up
+    report("direct form", *ratio(direct_run, our_run, args.pairs), large[0])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from unittest.mock import MagicMock
 import torch
 from torch import Tensor, nn
 
-UNUSED = {"skimage", "k_diffusion", "hyper_connections", "clip", "torchvision", "kornia", "wandb", "webdataset", "nltk", "g2p_en", "gradio"}
+UNUSED = {"skimage", "matplotlib", "k_diffusion", "hyper_connections", "clip", "torchvision", "kornia", "wandb", "webdataset"}
+UNUSED |= {"nltk", "g2p_en", "gradio"}
 METADATA = [{"a": 0.3, "b": 2, "c": "jazz"}, {"a": 7, "b": 99, "c": "unknown"}]
 GUIDED = ({"cfg_scale": 3.0}, {"cfg_scale": 3.0, "scale_phi": 0.7}, {"cfg_scale": 2.0, "cfg_interval": (0.0, 0.99)})
 
