@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stable_audio_tools.training.monitor import Goal
     from stable_audio_tools.training.run import RunSettings, TrainingRun
 
-__all__ = ["configure", "import_plugins", "run"]
+__all__ = ["configure", "run"]
 
 
 def run(args: argparse.Namespace) -> int:
