@@ -213,7 +213,7 @@ def _look(path: str, limits: Limits, thorough: bool, sidecars: Mapping[str, str]
     """What a file holds, or why it cannot be used; its metadata, and what is wrong with that."""
     try:
         info = probe(path)
-        cause = _unfit(path, info, limits) or _unfit_audio(path, info, limits, thorough)
+        cause = unfit(path, info, limits) or unfit_audio(path, info, limits, thorough)
     except ConfigError as error:
         cause = error.problems[0].message
     if cause:
@@ -221,7 +221,8 @@ def _look(path: str, limits: Limits, thorough: bool, sidecars: Mapping[str, str]
     return info, "", *read_sidecars(path, sidecars)
 
 
-def _unfit(path: str, info: AudioInfo, limits: Limits) -> str:
+def unfit(path: str, info: AudioInfo, limits: Limits) -> str:
+    """Why a file cannot be used, by its header; nothing where it can."""
     extension = os.path.splitext(path)[1].lower()
     if info.container not in CONTAINERS[extension]:
         return f"wrong extension: it holds {info.container} ({info.codec})"
@@ -232,8 +233,8 @@ def _unfit(path: str, info: AudioInfo, limits: Limits) -> str:
     return ""
 
 
-def _unfit_audio(path: str, info: AudioInfo, limits: Limits, thorough: bool) -> str:
-    """Read here and there; all of it while everything so far is silent."""
+def unfit_audio(path: str, info: AudioInfo, limits: Limits, thorough: bool) -> str:
+    """Why a file cannot be used, by its audio: read here and there; all of it while everything so far is silent."""
     here_and_there = [(0, info.frames)]
     if info.frames > WHOLE:
         middle, last = info.frames // 2, info.frames - STRETCH
