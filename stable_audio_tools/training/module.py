@@ -31,7 +31,7 @@ from stable_audio_tools.training.pace import Pace
 from stable_audio_tools.training.parallel import FullyShardedStrategy, clip_gradients, local_part, total_norm, with_part
 from stable_audio_tools.training.rank_state import gathered, rank_state, restore_rank
 from stable_audio_tools.training.rng import seed_generators
-from stable_audio_tools.training.step_guard import StepGuard
+from stable_audio_tools.training.step_guard import Cause, StepGuard
 from stable_audio_tools.training.strategies.base import TrainingStrategy, Update
 
 log = logging.getLogger(__name__)
@@ -224,10 +224,12 @@ class TrainingModule(pl.LightningModule):
         """What every rank can tell about a bad step; all of them ask."""
         own = self.guard.explain(dict(self.named_parameters()))
         if self.trainer.world_size == 1:
-            return own or UNEXPLAINED
-        causes: list[str | None] = [None] * self.trainer.world_size
+            return own.text if own else UNEXPLAINED
+        causes: list[Cause | None] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(causes, own)
-        return "; ".join(f"rank {rank}: {cause}" for rank, cause in enumerate(causes) if cause is not None) or UNEXPLAINED
+        found = {rank: cause for rank, cause in enumerate(causes) if cause is not None}
+        origins = {rank: cause for rank, cause in found.items() if cause.known_here} or found
+        return "; ".join(f"rank {rank}: {cause.text}" for rank, cause in origins.items()) or UNEXPLAINED
 
     def _log_step(self) -> None:
         values = self.meter.pop() | self._learning_rates()

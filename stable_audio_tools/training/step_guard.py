@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,13 @@ class Taken:
     loss: Tensor
     logs: Mapping[str, Any]
     names: tuple[str, ...]
+
+
+class Cause(NamedTuple):
+    """What is not finite, and the items of the batch. known_here: it is this rank's input or loss; gradients are those of all ranks."""
+
+    text: str
+    known_here: bool
 
 
 class StepGuard:
@@ -92,14 +99,16 @@ class StepGuard:
             self.verdict = "overflow" if not loss and loss_scale > 1 else "bad"
         return self.verdict
 
-    def explain(self, parameters: Mapping[str, nn.Parameter]) -> str | None:
-        """Why the step is bad, as far as this rank can tell: what is not finite, and the items of the batch."""
-        if self.cause is not None or not self._taken:
-            return self.cause
+    def explain(self, parameters: Mapping[str, nn.Parameter]) -> Cause | None:
+        """Why the step is bad, as far as this rank can tell."""
+        if self.cause is not None:
+            return Cause(self.cause, known_here=True)
         guilty = [taken for taken in self._taken if not bool(taken.loss.isfinite())]
-        names = [name for taken in guilty or self._taken for name in taken.names]
         what = _bad_logs(guilty) or _bad_gradient(parameters)
-        return f"{what}; batch: {_listed(list(dict.fromkeys(names)))}" if what else None
+        if what is None:
+            return None
+        names = [name for taken in guilty or self._taken for name in taken.names]
+        return Cause(f"{what}; batch: {_listed(list(dict.fromkeys(names)))}", known_here=bool(guilty))
 
     def finish(self) -> bool:
         """Count the step and get ready for the next; True: it is one bad step in a row too many."""

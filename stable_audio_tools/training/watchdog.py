@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from stable_audio_tools.training.stop_signals import end_at_once
 
@@ -37,6 +39,7 @@ class Watchdog(pl.Callback):
         self._over = threading.Event()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._launcher = trainer.strategy.launcher
         self._now("before the first batch came")
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
@@ -75,4 +78,6 @@ class Watchdog(pl.Callback):
         with self.trace.open("a") as file:
             faulthandler.dump_traceback(file)
         faulthandler.dump_traceback(sys.__stderr__ or 2)
+        if isinstance(self._launcher, _SubprocessScriptLauncher):
+            self._launcher.kill(signal.SIGKILL)  # the ranks that this one started
         end_at_once(1)

@@ -19,6 +19,7 @@ import configs
 from drill import Run, ended, equal, wait_for
 from torch import nn
 
+from stable_audio_tools.data.synthetic import SyntheticDataset
 from stable_audio_tools.models.checkpoint_error import CheckpointError
 from stable_audio_tools.training import checkpoint_io, run, start
 from stable_audio_tools.training.demos.diffusion import DiffusionCondDemoCallback
@@ -128,7 +129,8 @@ def disturb(root, straight, times, *, kill):
         (drill.root / "mark").unlink(missing_ok=True)
         number = signal.SIGKILL if kill else draw.choice(list(STATUS))
         finished = not process.is_alive()
-        os.kill(process.pid, number)
+        if not finished:
+            os.kill(process.pid, number)
         status = ended(process, 30)
         disturbed += not finished
         assert status == 0 if finished else status in (0, STATUS.get(number, -number)), drill.said.read_text()
@@ -288,3 +290,44 @@ def test_a_flipped_byte_anywhere_in_the_weights_is_found(tmp_path, trained):
         flipped(draw.uniform(0.1, 0.8))(bad)
         with pytest.raises(CheckpointError, match=r"does not match its checksum|damaged"):
             checkpoint_io.AtomicCheckpointIO().load_checkpoint(bad)
+
+
+# what hangs or dies beside the training process
+
+
+def spoil_worker(what):
+    """Data workers meet trouble at their ninth item."""
+    real, served = SyntheticDataset.__getitem__, []
+
+    def item(self, index):
+        served.append(index)
+        if len(served) > 8 and torch.utils.data.get_worker_info() is not None:
+            what()
+        return real(self, index)
+
+    SyntheticDataset.__getitem__ = item
+
+
+def test_a_data_worker_that_dies_ends_the_run_which_names_it(tmp_path):
+    drill = Run(tmp_path, configs.text_to_audio(), *OPTIONS, "--num-workers", 1)
+    assert ended(drill.start(prepare=lambda: spoil_worker(lambda: os._exit(9))), 60) == 1
+    said = drill.said.read_text()
+    assert "error: training failed: RuntimeError: " in said and "DataLoader worker (pid" in said
+    assert drill.state()["status"] == "failed"
+
+
+HANGS = {
+    "data": (lambda: spoil_worker(lambda: time.sleep(1000)), "waiting for data"),
+    "a step": (lambda: slowed(TrainingModule, "_finish_step", 1000, Path("mark")), "in train step 1"),
+    "validation": (lambda: slowed(DenoisingModule, "validation_step", 1000, Path("mark")), "in batch 0 of the validation at step 10"),
+}
+
+
+@pytest.mark.parametrize("place", HANGS)
+def test_a_run_that_stands_still_ends_and_says_where(place, tmp_path):
+    spoil, named = HANGS[place]
+    drill = Run(tmp_path, configs.text_to_audio(), *OPTIONS, "--num-workers", 1, "--max-stall-minutes", 0.1)
+    assert ended(drill.start(prepare=spoil), 60) == 1
+    said = drill.said.read_text()
+    assert "stands still: nothing has moved for 6 s, " in said and named in said
+    assert "(most recent call first)" in said and "(most recent call first)" in (drill.folder / "train.log").read_text()

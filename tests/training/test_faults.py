@@ -103,7 +103,7 @@ def learnt(watch):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["diffusion_cond", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("autoencoder", "lm"))])
 def test_a_step_that_is_not_finite_is_skipped_and_nothing_that_learns_sees_it(kind, way, caplog):
     config = KINDS[kind]()
     module, watch, recorder = wrapper(config), Watch(), Recorder()
@@ -118,7 +118,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_nothing_that_learns_sees_it(ki
     assert expected[way] in message and message.count("synthetic/") == (1 if way == "input" else 4)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["loss", *(pytest.param(way, marks=pytest.mark.slow) for way in ("input", "gradient"))])
 def test_a_bad_micro_batch_drops_the_whole_step(way):
     config = configs.text_to_audio()
     module, watch = wrapper(config), Watch()
@@ -128,6 +128,7 @@ def test_a_bad_micro_batch_drops_the_whole_step(way):
     assert (module.train_step, module.guard.skipped) == (3, 1)
 
 
+@pytest.mark.slow
 def test_too_many_bad_steps_in_a_row_end_the_run_and_name_the_loss_the_step_and_the_files(tmp_path):
     config = KINDS["diffusion_cond"]()
     module = wrapper(config)
@@ -142,6 +143,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run_and_name_the_loss_the_step_and_
     assert weights and not moved(weights, {name: watch.states[4][0][name] for name in weights})
 
 
+@pytest.mark.slow
 def test_a_limit_of_none_skips_on_and_the_default_ends_a_run_whose_weights_are_lost():
     config = configs.text_to_audio()
     module = wrapper(config)
@@ -181,6 +183,7 @@ class Overflow(MixedPrecision):
         super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
 
 
+@pytest.mark.slow
 def test_gradients_that_overflow_in_the_units_of_the_scaler_are_no_fault_but_nothing_moves():
     config = KINDS["diffusion_cond"]()
     module, watch = wrapper(config), Watch()
@@ -210,7 +213,7 @@ def test_the_terms_of_the_loss_are_named_before_their_sum_and_long_batches_are_c
     nan = torch.tensor(math.nan)
     guard.take(nan, {"loss": nan, "loss_kl": nan, "loss_l1": torch.tensor(1.0), "latent_std": nan})
     assert guard.judge(guard.signs(torch.tensor(1.0)), loss_scale=1.0) == "bad"
-    assert guard.explain({}) == "loss_kl = nan; batch: 0.wav, 1.wav, 2.wav, 3.wav, 4.wav, 5.wav, 6.wav, 7.wav (+2)"
+    assert guard.explain({}).text == "loss_kl = nan; batch: 0.wav, 1.wav, 2.wav, 3.wav, 4.wav, 5.wav, 6.wav, 7.wav (+2)"
 
 
 def test_only_the_micro_batch_whose_loss_is_bad_is_named():
@@ -218,7 +221,7 @@ def test_only_the_micro_batch_whose_loss_is_bad_is_named():
     for name, loss in (("a.wav", 1.0), ("b.wav", math.inf)):
         guard.look_at_input((torch.zeros(1, 1, 4), ({"path": name},)))
         guard.take(torch.tensor(loss), {})
-    assert guard.explain({}) == "loss = inf; batch: b.wav"
+    assert guard.explain({}).text == "loss = inf; batch: b.wav"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
