@@ -132,7 +132,7 @@ def _csv_rows(file: Any, path: Path) -> Iterator[tuple[int, Metadata | str]]:
             yield reader.line_num, f"{len(cells)} cells under {len(header)} columns; text with a comma must stand in double quotes"
             continue
         texts = (*FILE_KEYS, *CAPTION_KEYS)
-        row = {key: cell if key in texts else _number(cell) for key, cell in zip(header, cells, strict=True) if cell.strip()}
+        row = {key: cell if key in texts else number_or_text(cell) for key, cell in zip(header, cells, strict=True) if cell.strip()}
         yield reader.line_num, row
 
 
@@ -179,12 +179,13 @@ def _json_object(text: str) -> Metadata:
     return value
 
 
-def _number(cell: str) -> Any:
-    cell = cell.strip()
-    match = NUMBER.fullmatch(cell)
+def number_or_text(text: str) -> Any:
+    """What a text says, as a number where it is one: "90" and "-1.5e3" are, "007" is a name."""
+    text = text.strip()
+    match = NUMBER.fullmatch(text)
     if not match:
-        return cell
-    return float(cell) if match[2] or match[3] else int(cell)
+        return text
+    return float(text) if match[2] or match[3] else int(text)
 
 
 def _unreadable(error: Exception) -> str:

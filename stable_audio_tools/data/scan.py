@@ -20,6 +20,7 @@ from typing import TypeVar
 from stable_audio_tools.audio.io import CANNOT_READ, CONTAINERS, AudioInfo, can_make, peak_level, probe, read_part, shown
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.data.captions import SIDECARS, Metadata, read_sidecars, read_tables
+from stable_audio_tools.data.tags import read_tags
 from stable_audio_tools.data.types import Fault
 
 log = logging.getLogger(__name__)
@@ -79,11 +80,12 @@ class Scan:
         return sum("prompt" not in file.metadata for file in self.files)
 
 
-def scan_folder(root: str | os.PathLike[str], limits: Limits = Limits(), *, thorough: bool = False) -> Scan:
+def scan_folder(root: str | os.PathLike[str], limits: Limits = Limits(), *, thorough: bool = False, tags: bool = False) -> Scan:
     """Look over a folder and everything below it, except names that start with a dot.
 
     Args:
         thorough: read every file whole, which also finds damage in the middle.
+        tags: take metadata from the tags inside files, too; what a table or a file beside them says wins.
 
     Raises:
         ConfigError: the folder cannot be read, or its caption table.
@@ -98,13 +100,13 @@ def scan_folder(root: str | os.PathLike[str], limits: Limits = Limits(), *, thor
     bad = list(listing.bad)
     caption_problems = list(table.problems)
     relpaths = sorted((os.path.relpath(path, top).replace(os.sep, "/"), path) for path in listing.audio)
-    checks = _in_threads(lambda pair: _look(pair[1], limits, thorough, listing.sidecars), relpaths, shown(top))
-    for (relpath, path), (info, cause, beside, problems) in zip(relpaths, checks, strict=True):
+    checks = _in_threads(lambda pair: _look(pair[1], limits, thorough, tags, listing.sidecars), relpaths, shown(top))
+    for (relpath, path), (info, cause, inside, beside, problems) in zip(relpaths, checks, strict=True):
         caption_problems += problems
         if info is None:
             bad.append(Fault(shown(path), cause))
         else:
-            files.append(AudioFile(path, relpath, info, table.entries.get(relpath, {}) | beside))
+            files.append(AudioFile(path, relpath, info, inside | table.entries.get(relpath, {}) | beside))
     unknown = table.entries.keys() - {relpath for relpath, _ in relpaths}
     caption_problems += [f"{shown(top)}: the caption table names {shown(name)}, which is no audio file here" for name in sorted(unknown)]
     return Scan(str(top), tuple(files), tuple(bad), tuple(caption_problems), dict(listing.others))
@@ -209,16 +211,20 @@ def _sort_in(entry: os.DirEntry[str], listing: _Listing) -> None:
 # one file
 
 
-def _look(path: str, limits: Limits, thorough: bool, sidecars: Mapping[str, str]) -> tuple[AudioInfo | None, str, Metadata, list[str]]:
-    """What a file holds, or why it cannot be used; its metadata, and what is wrong with that."""
+def _look(
+    path: str, limits: Limits, thorough: bool, tags: bool, sidecars: Mapping[str, str]
+) -> tuple[AudioInfo | None, str, Metadata, Metadata, list[str]]:
+    """What a file holds, or why it cannot be used; its metadata, inside it and beside it, and what is wrong with them."""
     try:
         info = probe(path)
         cause = unfit(path, info, limits) or unfit_audio(path, info, limits, thorough)
     except ConfigError as error:
         cause = error.problems[0].message
     if cause:
-        return None, cause, {}, []
-    return info, "", *read_sidecars(path, sidecars)
+        return None, cause, {}, {}, []
+    inside, damage = read_tags(path) if tags else ({}, [])
+    beside, problems = read_sidecars(path, sidecars)
+    return info, "", inside, beside, damage + problems
 
 
 def unfit(path: str, info: AudioInfo, limits: Limits) -> str:
