@@ -41,7 +41,7 @@ def ending_on_signals() -> Iterator[None]:
         handle_signals(before)
 
 
-def handle_signals(handlers: Mapping[int, Any]) -> dict[int, Any]:
+def handle_signals(handlers: Mapping[signal.Signals, Any]) -> dict[signal.Signals, Any]:
     """Give signals other handlers; returns those before. Nothing outside the main thread, which alone may say what signals do."""
     if threading.current_thread() is not threading.main_thread():
         return {}

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -331,3 +332,33 @@ def test_a_run_that_stands_still_ends_and_says_where(place, tmp_path):
     said = drill.said.read_text()
     assert "stands still: nothing has moved for 6 s, " in said and named in said
     assert "(most recent call first)" in said and "(most recent call first)" in (drill.folder / "train.log").read_text()
+
+
+# secrets
+
+SECRETS = {
+    name: f"canary-{index}-{'x' * 32}"
+    for index, name in enumerate(("WANDB_API_KEY", "COMET_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "SOME_PASSWORD"))
+}
+
+
+@pytest.mark.parametrize(("logger", "fails"), [("wandb", False), ("tensorboard", False), ("comet", False), ("csv", True), ("wandb", True)])
+def test_no_secret_of_the_environment_is_written_anywhere(logger, fails, tmp_path):
+    def prepare():
+        os.environ.update(SECRETS, WANDB_MODE="offline", COMET_START_ONLINE="0", COMET_OFFLINE_DIRECTORY=str(tmp_path / "comet"))
+        if fails:
+            slowed(TrainingModule, "_finish_step", 0, Path("a folder that is not there") / "mark")
+
+    drill = Run(tmp_path, configs.text_to_audio(), "--max-steps", 3, "--logger", logger)
+    assert ended(drill.start(prepare=prepare), 100) == int(fails), drill.said.read_text()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > (4 if fails else 10)
+    for path in written:
+        content = path.read_bytes()
+        content += b"".join(unpacked(path)) if zipfile.is_zipfile(path) else b""
+        assert [name for name, secret in SECRETS.items() if secret.encode() in content] == [], path
+
+
+def unpacked(path):
+    with zipfile.ZipFile(path) as archive:
+        yield from (archive.read(name) for name in archive.namelist())
