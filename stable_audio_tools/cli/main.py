@@ -25,6 +25,7 @@ COMMANDS = {
     "test": "validate it on the test data",
     "check": "validate model and dataset configs without building anything",
     "plan": "say what a run will need: parameters, operations, memory, disk, the largest batch",
+    "pre-encode": "encode audio once, to latents that the pre_encoded dataset reads",
     "schema": "print the JSON Schema of model or dataset configs, for editors",
     "generate": "make audio with a trained model",
     "evaluate": "measure a trained model on prompts it was not trained on",
@@ -81,7 +82,7 @@ def _run(arguments: list[str]) -> int:
     if command in LIGHTNING:
         _quiet_libraries()
         return import_module("stable_audio_tools.cli.lightning_cli").run(arguments, PROGRAM)
-    module = import_module(f"stable_audio_tools.cli.{command}")
+    module = import_module(f"stable_audio_tools.cli.{command.replace('-', '_')}")
     summary = COMMANDS[command]
     parser = Parser(prog=f"{PROGRAM} {command}", description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)
     module.configure(parser)

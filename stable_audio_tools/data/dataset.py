@@ -10,10 +10,12 @@ from typing import Annotated, Any
 from stable_audio_tools.configs.base import Family, StrictModel
 from stable_audio_tools.configs.parse import read_json, validate
 from stable_audio_tools.data.audio_dir import AudioDirConfig
+from stable_audio_tools.data.buckets import ANY_LENGTH, LengthGrid
 from stable_audio_tools.data.loader import AudioLoader
 from stable_audio_tools.data.metadata_module import require_permission
+from stable_audio_tools.data.pre_encoded import PreEncodedConfig
 from stable_audio_tools.data.synthetic import SyntheticConfig
-from stable_audio_tools.data.unread import PreEncodedConfig, WebDatasetConfig
+from stable_audio_tools.data.unread import WebDatasetConfig
 
 DATASETS = Family("dataset", AudioDirConfig, SyntheticConfig, PreEncodedConfig, WebDatasetConfig, key="dataset_type")
 DatasetConfig = Annotated[StrictModel, DATASETS]
@@ -41,6 +43,7 @@ def create_dataloader_from_config(
     shuffle: bool = True,
     seed: int = 0,
     *,
+    grid: LengthGrid = ANY_LENGTH,
     rank: int | None = None,
     world_size: int | None = None,
     allow_code: bool = False,
@@ -51,6 +54,7 @@ def create_dataloader_from_config(
         sample_size: T, samples. sample_rate: Hz. audio_channels: C.
         shuffle: false is for evaluation: every pass is the same and holds all items.
         seed: of the order and the crops.
+        grid: the lengths in samples that batches may have, for datasets of `variable_length`.
         rank, world_size: left out: those of torch.distributed, if it runs.
         allow_code: let the config name Python code to run.
 
@@ -67,6 +71,7 @@ def create_dataloader_from_config(
         shuffle=shuffle,
         drop_last=getattr(config, "drop_last", True),
         num_workers=num_workers,
+        grid=grid.in_frames(getattr(dataset, "samples_per_frame", 1)),
         rank=rank,
         world_size=world_size,
     )

@@ -1,4 +1,4 @@
-"""Dataset types whose configs are known and whose data cannot be read yet: `pre_encoded`, `wds`, and `s3`, its older name.
+"""Dataset types whose configs are known and whose data cannot be read yet: `wds`, and `s3`, its older name.
 
 Their configs are checked as strictly as any other; what needs the data says that they cannot be read.
 """
@@ -44,38 +44,11 @@ class UnreadConfig(StrictModel):
 
     def refuse(self) -> NoReturn:
         """Raises ConfigError: there is no reader."""
-        fix = "audio_dir reads folders of audio files, synthetic makes sounds on the fly"
+        fix = "audio_dir reads folders of audio files, pre_encoded latents, synthetic makes sounds on the fly"
         raise ConfigError(
             [Problem(("dataset_type",), f"{self.dataset_type} data cannot be read in this version", fix, self.dataset_type)],
             "dataset config",
         )
-
-
-class PreEncodedItem(UnreadItem):
-    """One folder of a `pre_encoded` dataset."""
-
-    path: str = Field(min_length=1, description="folder of latents, with a JSON file of metadata beside each")
-
-
-class PreEncodedConfig(UnreadConfig):
-    """Latents that an autoencoder made beforehand, one file each."""
-
-    dataset_type: Literal["pre_encoded"]
-    datasets: tuple[PreEncodedItem, ...] = Field(min_length=1)
-    latent_crop_length: PositiveInt | None = Field(None, description=CROP)
-    min_length_sec: NonNegativeFloat | None = Field(None, description="items of shorter audio are not served; default: all are")
-    max_length_sec: PositiveFloat | None = Field(None, description="items of longer audio are not served; default: all are")
-    random_crop: bool = Field(False, description="a new place in every epoch; false: the start")
-    latent_extension: str = Field("npy", min_length=1, description="the files' extension")
-    drop_last: bool = Field(True, description="leave out what does not fill a training batch")
-
-    @model_validator(mode="after")
-    def _some_length_is_served(self) -> Self:
-        shortest, longest = self.min_length_sec, self.max_length_sec
-        if shortest is not None and longest is not None and shortest > longest:
-            message = f"min_length_sec {shortest:g} is above max_length_sec {longest:g}, so that nothing would be served"
-            raise ConfigError([Problem(("min_length_sec",), message, "exchange them", shortest)])
-        return self
 
 
 class WebDatasetItem(UnreadItem):

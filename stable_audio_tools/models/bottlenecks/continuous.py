@@ -56,10 +56,15 @@ class VAEBottleneck(Bottleneck):
 
 def draw_latents(x: Tensor, *, sample: bool) -> tuple[Tensor, Tensor]:
     """(B, 2 C, T) means and scales -> latents (B, C, T), drawn or the means, and the divergence, see `kl_divergence`."""
-    mean, scale = x.chunk(2, dim=1)
-    deviation = F.softplus(scale) + MIN_DEVIATION
+    mean, deviation = mean_and_deviation(x)
     latents = mean + deviation * torch.randn_like(mean) if sample else mean
     return latents, kl_divergence(mean, deviation)
+
+
+def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 2 C, T) means and scales, as an encoder gives them -> the normal distributions that they describe, (B, C, T) each."""
+    mean, scale = x.chunk(2, dim=1)
+    return mean, F.softplus(scale) + MIN_DEVIATION
 
 
 def kl_divergence(mean: Tensor, deviation: Tensor) -> Tensor:
