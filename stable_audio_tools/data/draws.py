@@ -19,6 +19,11 @@ def below(limit: int, *names: int | str) -> int:
     return hashed(*names) % limit
 
 
+def fraction(*names: int | str) -> float:
+    """A number in [0, 1)."""
+    return (hashed(*names) >> 10) / (1 << 53)
+
+
 def permutation(length: int, *names: int | str) -> Tensor:
     """(length,) int64: the whole numbers below `length` in an order named by `names`."""
     return torch.randperm(length, generator=torch.Generator().manual_seed(hashed(*names)))

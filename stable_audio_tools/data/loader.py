@@ -42,7 +42,8 @@ class AudioLoader:
 
     Args:
         dataset: map-style; see `data.types.fetch` for what it may offer. A `parts` attribute weights stretches of it. With
-            `lengths`, (items,) numbers of samples or frames, batches are of items of similar length.
+            `lengths`, (items,) numbers of samples or frames, batches are of items of similar length. With `epoch_steps`,
+            an epoch is that many batches, and the key of an item is the epoch and the place in it.
         batch_size: items a rank gets at once.
         shuffle: a new order and new crops in every epoch. Without it, which is for evaluation, every pass is the same
             and begins at the beginning, and holds all items: `drop_last` applies to training.
@@ -74,7 +75,8 @@ class AudioLoader:
             raise ValueError(f"rank is {rank} of {world_size}; give both, 0 <= rank < world_size, or neither")
         self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
         self.shuffle, self.drop_last = shuffle, drop_last and shuffle
-        self.parts: Sequence[Part] = getattr(dataset, "parts", None) or (Part(len(dataset)),)  # type: ignore[arg-type]
+        self._parts: Sequence[Part] = getattr(dataset, "parts", None) or (Part(len(dataset)),)  # type: ignore[arg-type]
+        self._epoch_steps: int | None = getattr(dataset, "epoch_steps", None)
         self.lengths: Tensor | None = getattr(dataset, "lengths", None)
         self.grid = grid
         self.faults: dict[str, str] = {}
@@ -110,6 +112,11 @@ class AudioLoader:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """What an epoch takes its items from."""
+        return self._parts if self._epoch_steps is None else (Part(self._epoch_steps * self.batch_size * self.ranks[1]),)
 
     @property
     def epoch(self) -> int:
@@ -177,7 +184,8 @@ class AudioLoader:
         if not self._count(items - self._position, world_size):  # the data, or the batch size, is not what it was
             log.warning("resumed at item %d of %d, so the next epoch begins", self._position, items)
             self._epoch, self._position = self._epoch + 1, 0
-        order = epoch_order(self.parts, self.seed, self._epoch if self.shuffle else 0, shuffle=self.shuffle)
+        shuffled = self.shuffle and self._epoch_steps is None  # draws have no order
+        order = epoch_order(self.parts, self.seed, self._epoch if self.shuffle else 0, shuffle=shuffled)
         if self.lengths is not None:
             if not (self._position and self._step):
                 self._step = self.batch_size * world_size

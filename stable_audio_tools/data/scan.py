@@ -123,10 +123,10 @@ def report(scan: Scan) -> None:
         raise ConfigError(_nothing_usable(scan, found), root)
     if scan.bad:
         lines = [f"  {path}: {cause}" for path, cause in scan.bad]
-        log.warning("%s: %d of %d files cannot be used:\n%s", root, len(scan.bad), found, _shortened(lines))
+        log.warning("%s: %d of %d files cannot be used:\n%s", root, len(scan.bad), found, shortened(lines))
     if scan.caption_problems:
         lines = [f"  {problem}" for problem in scan.caption_problems]
-        log.warning("%s: %d captions cannot be used:\n%s", root, len(lines), _shortened(lines))
+        log.warning("%s: %d captions cannot be used:\n%s", root, len(lines), shortened(lines))
     if 0 < scan.uncaptioned < len(scan.files):
         log.warning("%s: %d of %d files have no caption; their prompt is empty", root, scan.uncaptioned, len(scan.files))
     hours = sum(file.info.seconds for file in scan.files) / 3600
@@ -142,7 +142,8 @@ def _nothing_usable(scan: Scan, found: int) -> list[Problem]:
     return [Problem((), "\n".join([f"none of {found} audio files can be used; the first causes:", *lines]))]
 
 
-def _shortened(lines: Sequence[str]) -> str:
+def shortened(lines: Sequence[str]) -> str:
+    """The first of many lines, and how many more there are."""
     more = [f"  and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     return "\n".join([*lines[:LISTED], *more])
 
