@@ -22,7 +22,7 @@ def loudness_lufs(audio: Tensor, sample_rate: int) -> float:
     Raises:
         ValueError: the sample rate is below 8000 Hz, or there are more than 2 channels, whose places would have to be known.
     """
-    if sample_rate < LOWEST_RATE or audio.shape[0] > 2:
+    if not can_measure(sample_rate, audio.shape[0]):
         raise ValueError(f"loudness of {audio.shape[0]} channels at {sample_rate} Hz; expected 1 or 2 and at least {LOWEST_RATE} Hz")
     power = _block_power(k_weighted(audio.double(), sample_rate).square().sum(0), sample_rate)
     if not power.isfinite().all():
@@ -32,6 +32,10 @@ def loudness_lufs(audio: Tensor, sample_rate: int) -> float:
         return -math.inf
     loud = power[_lufs(power) > _lufs(power.mean()) + RELATIVE_GATE]
     return float(_lufs(loud.mean()))
+
+
+def can_measure(sample_rate: int, channels: int) -> bool:
+    return sample_rate >= LOWEST_RATE and channels in (1, 2)
 
 
 def k_weighted(audio: Tensor, sample_rate: int) -> Tensor:

@@ -7,26 +7,31 @@ cannot be read any more.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from stable_audio_tools.audio.io import peak_level, read_part, shown, to_channels
+from stable_audio_tools.audio.io import peak_level, shown, to_channels
 from stable_audio_tools.audio.resample import resampled_length
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.source import Path as Place
-from stable_audio_tools.data.draws import below
+from stable_audio_tools.data.buckets import LengthOptions
+from stable_audio_tools.data.draws import below, fraction
+from stable_audio_tools.data.latent_folder import NotServableError
+from stable_audio_tools.data.levels import SoundOptions
 from stable_audio_tools.data.metadata_module import RejectedError, custom_metadata
 from stable_audio_tools.data.scan import AudioFile, Limits, Scan, report, scan_folder
-from stable_audio_tools.data.types import Fault, ItemKey, Part, Sample, valid_mask
+from stable_audio_tools.data.stand_in import serve
+from stable_audio_tools.data.stretches import FileStretch, HeldStretch, Stretch, sounding_part
+from stable_audio_tools.data.types import ItemKey, Part, Sample, valid_mask
 
 PLACES = 8  # starts tried in a file before its crop counts as silent, chosen
-FILES = 16  # files tried for an item before the dataset counts as gone, chosen
 
 
 class AudioDirItem(StrictModel):
@@ -40,7 +45,7 @@ class AudioDirItem(StrictModel):
     weight: float = Field(1.0, gt=0, description="how often an epoch holds each file; 0.5: every other epoch, 2: twice, other crops")
 
 
-class AudioDirConfig(StrictModel):
+class AudioDirConfig(SoundOptions, LengthOptions):
     """Folders of WAV, FLAC, AIFF, Ogg Vorbis, Opus and MP3."""
 
     dataset_type: Literal["audio_dir"] = "audio_dir"
@@ -48,6 +53,9 @@ class AudioDirConfig(StrictModel):
     random_crop: bool = Field(True, description="a new place in every epoch; false: the start of the file")
     drop_last: bool = Field(True, description="leave out what does not fill a training batch, other files in each epoch")
     phase_flip: bool = Field(False, description="turn the polarity of every other clip, at random")
+    trim_silence: Literal["none", "end", "both"] = Field(
+        "none", description="leave out silence at the end, or at both ends, of files: what is below silence_threshold_db"
+    )
     silence_threshold_db: float | None = Field(
         -60.0, lt=0, description="files and crops with no sample above it, in dB of full scale, are not served; null: they are"
     )
@@ -65,6 +73,13 @@ class AudioDirConfig(StrictModel):
             raise ConfigError([Problem(("datasets", i, "id"), "another dataset has this id", "give each its own", names[i]) for i in twice])
         return self
 
+    @model_validator(mode="after")
+    def _trimming_has_a_threshold(self) -> Self:
+        if self.trim_silence != "none" and self.silence_threshold_db is None:
+            fix = "set it to -60.0, or trim_silence to none"
+            raise ConfigError([Problem(("silence_threshold_db",), "trim_silence needs a level below which it is silent", fix)])
+        return self
+
     @property
     def code(self) -> tuple[tuple[Place, str], ...]:
         """Python files that the dataset runs, with their places in the config."""
@@ -80,6 +95,8 @@ class AudioDirConfig(StrictModel):
         Raises:
             ConfigError: a folder that cannot be read or holds nothing usable.
         """
+        if problems := [*self.sound_problems(sample_rate, audio_channels)]:
+            raise ConfigError(problems, "dataset config")
         scans = [scan_folder(item.path, self.limits(audio_channels)) for item in self.datasets]
         for scan in scans:
             report(scan)
@@ -87,11 +104,14 @@ class AudioDirConfig(StrictModel):
 
 
 class AudioDirDataset(Dataset[Any]):
-    """Clips of `sample_size` samples; files of one folder after another, in the order of their names.
+    """Clips of `sample_size` samples, or of at most that many with `variable_length`.
+
+    Files of one folder come after another, in the order of their names.
 
     Metadata: what stands beside the file; `prompt`, where the folder has captions; `path`, `relpath`, `dataset_id`;
     `sample_rate` (of the clip); `timestamps`, the clip's start and end as fractions of the file; `seconds_start` and
-    `seconds_total`, where the clip starts and how long the file is.
+    `seconds_total`, where the clip starts and how long the file is. Silence that the options leave out counts as if it had
+    never been in the file.
 
     Args:
         scans: what each folder of `config` holds.
@@ -102,7 +122,14 @@ class AudioDirDataset(Dataset[Any]):
         self._limits = config.limits(audio_channels)
         self.sample_size, self.sample_rate, self.audio_channels = sample_size, sample_rate, audio_channels
         self.parts = tuple(Part(len(scan.files), item.weight) for scan, item in zip(scans, config.datasets, strict=True))
+        self.lengths = self._lengths() if config.variable_length else None
         self._captioned = tuple(scan.uncaptioned < len(scan.files) for scan in scans)
+
+    def _lengths(self) -> Tensor:
+        """(items,) int64: samples of each item, before silence is left out."""
+        infos = (file.info for scan in self.scans for file in scan.files)
+        totals = (resampled_length(info.frames, info.sample_rate, self.sample_rate) for info in infos)
+        return torch.tensor([min(total, self.sample_size) for total in totals])
 
     def __len__(self) -> int:
         return sum(part.length for part in self.parts)
@@ -119,20 +146,14 @@ class AudioDirDataset(Dataset[Any]):
         Raises:
             ConfigError: file after file cannot be served.
         """
-        faults: list[Fault] = []
-        for attempt, index in enumerate(self._candidates(key)):
-            part, file = self._file(index)
-            try:
-                return self._clip(part, file, key, attempt)._replace(faults=tuple(faults))
-            except _NotServableError as error:
-                faults.append(Fault(shown(file.path), str(error)))
-        first = [f"{fault.path}: {fault.cause}" for fault in faults[:4]]
-        raise ConfigError("\n".join([f"{len(faults)} files in a row cannot be served; the first causes:", *first]), "dataset")
+        return serve(key, len(self), lambda index, attempt: self._attempt(index, key, attempt), self._name)
 
-    def _candidates(self, key: ItemKey) -> Iterator[int]:
-        yield key.item
-        for attempt in range(1, FILES):
-            yield below(len(self), *key, "instead", attempt)
+    def _name(self, index: int) -> str:
+        return shown(self._file(index)[1].path)
+
+    def _attempt(self, index: int, key: ItemKey, attempt: int) -> Sample:
+        part, file = self._file(index)
+        return self._clip(part, file, key, attempt)
 
     def _file(self, index: int) -> tuple[int, AudioFile]:
         for number, scan in enumerate(self.scans):
@@ -142,40 +163,62 @@ class AudioDirDataset(Dataset[Any]):
         raise AssertionError("the index is within the length")
 
     def _clip(self, part: int, file: AudioFile, key: ItemKey, attempt: int) -> Sample:
-        total = resampled_length(file.info.frames, file.info.sample_rate, self.sample_rate)
-        audio, start = self._audible(file, total, (*key, attempt))
+        stretch = self._stretch(file)
+        audio, start = self._audible(stretch, (*key, attempt))
         length = audio.shape[-1]
-        audio = F.pad(audio, (0, self.sample_size - length)) if length < self.sample_size else audio
-        metadata = self._metadata(part, file, start, total)
+        if length < self.sample_size and not self.config.variable_length:
+            audio = F.pad(audio, (0, self.sample_size - length))
+        metadata = self._metadata(part, file, start, stretch)
         module = self.config.datasets[part].custom_metadata_module
         if module:
             metadata |= self._custom(module, metadata, audio, length)
         return Sample(audio, metadata, length)
 
-    def _audible(self, file: AudioFile, total: int, names: tuple[int, ...]) -> tuple[Tensor, int]:
-        """A crop that is not silent, named by `names`, and where it starts, in samples of the clip's rate."""
-        moves = self.config.random_crop and total > self.sample_size
-        for place in range(PLACES if moves else 1):
-            start = below(total - self.sample_size + 1, *names, "start", place) if moves else 0
-            audio, peak = self._crop(file, start, min(start + self.sample_size, total))
-            if not self._limits.silent(peak):
-                flip = self.config.phase_flip and below(2, *names, "flip")
-                return (-audio if flip else audio), start
-        raise _NotServableError(f"the crop is silent, the last one tried at {start / self.sample_rate:.2f} s")
-
-    def _crop(self, file: AudioFile, start: int, stop: int) -> tuple[Tensor, float]:
-        """(C, T) in [-1, 1], which is what models give and what MP3 and resampling may overshoot; and the peak level."""
+    def _stretch(self, file: AudioFile) -> Stretch:
+        """What is left of a file without the silence that the options leave out."""
+        config, stretch = self.config, FileStretch.whole(file, self.sample_rate)
         try:
-            audio = to_channels(read_part(file.path, file.info, self.sample_rate, start, stop), self.audio_channels)
+            if config.trim_silence != "none" and config.silence_threshold_db is not None:
+                amplitude = 10 ** (config.silence_threshold_db / 20)
+                stretch = sounding_part(file, self.sample_rate, amplitude, also_before=config.trim_silence == "both")
+            if not config.remove_silence:
+                return stretch
+            return HeldStretch(config.shortened(stretch.read(0, stretch.total), self.sample_rate), self.sample_rate)
         except ConfigError as error:
-            raise _NotServableError(error.problems[0].message) from None
+            raise NotServableError(error.problems[0].message) from None
+
+    def _audible(self, stretch: Stretch, names: tuple[int, ...]) -> tuple[Tensor, int]:
+        """A crop that is not silent, named by `names`, and where it starts, in samples of the clip's rate."""
+        moves = self.config.random_crop and stretch.total > self.sample_size
+        for place in range(PLACES if moves else 1):
+            start = below(stretch.total - self.sample_size + 1, *names, "start", place) if moves else 0
+            audio, peak = self._crop(stretch, start)
+            if not self._limits.silent(peak):
+                return self._varied(audio, peak, names), start
+        raise NotServableError(f"the crop is silent, the last one tried at {start / self.sample_rate:.2f} s")
+
+    def _crop(self, stretch: Stretch, start: int) -> tuple[Tensor, float]:
+        """(C, T) and the peak level."""
+        try:
+            part = stretch.read(start, min(start + self.sample_size, stretch.total))
+        except ConfigError as error:
+            raise NotServableError(error.problems[0].message) from None
+        audio = to_channels(part, self.audio_channels)
         peak = peak_level(audio)
         if not math.isfinite(peak):
-            raise _NotServableError(f"NaN or infinite samples after {start / self.sample_rate:.2f} s")
-        return (audio.clamp(-1, 1) if peak > 1 else audio), peak
+            raise NotServableError(f"NaN or infinite samples after {start / self.sample_rate:.2f} s")
+        return audio, peak
 
-    def _metadata(self, part: int, file: AudioFile, start: int, total: int) -> dict[str, Any]:
-        seconds_start, seconds_total = start / self.sample_rate, file.info.seconds
+    def _varied(self, audio: Tensor, peak: float, names: tuple[int, ...]) -> Tensor:
+        """At the level and with the polarity of this visit, in [-1, 1], which is what models give and MP3 and resampling may overshoot."""
+        if self.config.volume_norm:
+            audio = self.config.levelled(audio, self.sample_rate, fraction(*names, "level"))
+            peak = peak_level(audio)
+        audio = audio.clamp(-1, 1) if peak > 1 else audio
+        return -audio if self.config.phase_flip and below(2, *names, "flip") else audio
+
+    def _metadata(self, part: int, file: AudioFile, start: int, stretch: Stretch) -> dict[str, Any]:
+        seconds_start, seconds_total, total = start / self.sample_rate, stretch.seconds, stretch.total
         caption = {"prompt": ""} if self._captioned[part] else {}
         return {
             **caption,
@@ -191,10 +234,7 @@ class AudioDirDataset(Dataset[Any]):
 
     def _custom(self, module: str, metadata: Mapping[str, Any], audio: Tensor, length: int) -> dict[str, Any]:
         try:
-            return custom_metadata(module, {**metadata, "padding_mask": valid_mask(length, self.sample_size)}, audio)
+            return custom_metadata(module, {**metadata, "padding_mask": valid_mask(length, audio.shape[-1])}, audio)
         except RejectedError as error:
-            raise _NotServableError(str(error)) from None
+            raise NotServableError(str(error)) from None
 
-
-class _NotServableError(Exception):
-    """Why a file cannot be served now."""

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from stable_audio_tools.audio.io import peak_level
-from stable_audio_tools.audio.loudness import loudness_lufs
+from stable_audio_tools.audio.loudness import LOWEST_RATE, can_measure, loudness_lufs
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
@@ -46,6 +46,14 @@ class SoundOptions(StrictModel):
         if problems := [*idle_settings(self, switches)]:
             raise ConfigError(problems)
         return self
+
+    def sound_problems(self, sample_rate: int, channels: int) -> Iterator[Problem]:
+        """What does not fit clips of this rate and number of channels."""
+        if self.volume_norm in (True, "lufs") and not can_measure(sample_rate, channels):
+            message = (
+                f"loudness in LUFS is of mono or stereo at {LOWEST_RATE} Hz or more, and clips have {channels} channels at {sample_rate} Hz"
+            )
+            yield Problem(("volume_norm",), message, 'use "rms" or "peak"', self.volume_norm)
 
     def levelled(self, audio: Tensor, sample_rate: int, draw: float) -> Tensor:
         """(C, T) at the level that the options ask for.

@@ -66,6 +66,11 @@ class BaseModelConfig(StrictModel):
         """Audio samples of one latent frame, or of one frame of tokens."""
         return self.model.downsampling_ratio
 
+    @property
+    def length_multiple(self) -> int:
+        """What numbers of audio samples must be a multiple of."""
+        return self._sample_multiple()[0]
+
     def build(self) -> nn.Module:
         """The model, with fresh weights."""
         return self.model.build(self.sample_rate)

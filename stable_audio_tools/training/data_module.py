@@ -11,9 +11,11 @@ import lightning.pytorch as pl
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.configs.parse import read_json
+from stable_audio_tools.data.buckets import ANY_LENGTH
 from stable_audio_tools.data.dataset import create_dataloader_from_config, parse_dataset_config
 from stable_audio_tools.data.loader import AudioLoader
 from stable_audio_tools.data.metadata_module import require_permission
+from stable_audio_tools.training.clip_lengths import clip_lengths
 from stable_audio_tools.training.config import AnyRun, parse_run_config
 
 DEMO_BATCH_SIZE = 8
@@ -97,6 +99,7 @@ class AudioDataModule(pl.LightningDataModule):
             workers,
             shuffle,
             self.seed,
+            grid=clip_lengths(run) if getattr(config, "variable_length", False) else ANY_LENGTH,
             allow_code=self.allow_code,
         )
 
@@ -137,12 +140,13 @@ class AudioDataModule(pl.LightningDataModule):
 
     def trial_batches(self, batch_size: int) -> AudioLoader:
         """Training batches of a size, from a loader of their own, whose position is nobody else's."""
-        return AudioLoader(self._built().dataset, batch_size, seed=self.seed, num_workers=self.num_workers)
+        built = self._built()
+        return AudioLoader(built.dataset, batch_size, seed=self.seed, num_workers=self.num_workers, grid=built.grid)
 
     def demo_clips(self) -> AudioLoader:
         """Batches for demos, of validation data where there are any; the same at every pass."""
         source = self._validation if self._validation is not None else self._built()
-        return AudioLoader(source.dataset, DEMO_BATCH_SIZE, seed=self.seed, shuffle=False, rank=0, world_size=1)
+        return AudioLoader(source.dataset, DEMO_BATCH_SIZE, seed=self.seed, shuffle=False, grid=source.grid, rank=0, world_size=1)
 
     def _built(self) -> AudioLoader:
         if self._train is None:
