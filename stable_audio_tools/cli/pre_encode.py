@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CHUNK, OVERLAP = 128, 32  # latent frames, of a chunk and of what neighbours share, as in encode_audio
 STORED = ("auto", "distribution", "sample", "mean")
 
 
@@ -35,6 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("the audio")
     data.add_argument("--dataset-config", required=True, metavar="FILE", help="JSON file of a dataset of audio")
     data.add_argument("--sample-size", type=whole(1), metavar="N", help="samples of a crop (default: as the model config says)")
+    data.add_argument("--whole-files", action="store_true", help="in place of crops: each file whole, long ones in overlapping chunks")
+    data.add_argument("--chunk-frames", type=whole(2), metavar="N", help=f"latent frames of a chunk (default: {CHUNK})")
+    data.add_argument("--chunk-overlap", type=whole(0), metavar="N", help=f"of which neighbours share (default: {OVERLAP})")
     data.add_argument("--crops", type=whole(1), default=1, metavar="N", help="crops of each file (default: 1)")
     data.add_argument("--limit", type=whole(1), metavar="N", help="encode the first N files alone")
     data.add_argument("--seed", type=whole(0), default=42, help="of random crops (default: 42)")
@@ -102,17 +106,23 @@ def _job(args: argparse.Namespace) -> Job:
     """
     from stable_audio_tools.training.pre_encode import DTYPES, Job, make_details
 
+    _chunks(args)
     config, load = _model(args)
     source = _source(args, config)
     dataset = source.build()
     encoder = load()
     stored = _stored(args, encoder)
-    if source.sample_size % encoder.downsampling_ratio:
+    if source.sample_size is not None and source.sample_size % encoder.downsampling_ratio:
         whole_frames = source.sample_size // encoder.downsampling_ratio * encoder.downsampling_ratio
         fix = f"nearest: {whole_frames or encoder.downsampling_ratio}"
         message = f"is no multiple of the {encoder.downsampling_ratio} samples of a latent frame"
         raise ConfigError([Problem((), message, fix)], f"--sample-size {source.sample_size}")
-    settings = {"model": args.model or args.ckpt_path or args.model_config, "model_half": args.model_half, "dtype": args.dtype}
+    settings = {
+        "model": args.model or args.ckpt_path or args.model_config,
+        "model_half": args.model_half,
+        "dtype": args.dtype,
+        "chunks": _chunks(args),
+    }
     details = make_details(source, dataset, encoder, settings, stored=stored, shard_items=args.shard_items)
     return Job(Path(args.output_path), details, source, dataset, encoder, stored, DTYPES[args.dtype])
 
@@ -168,15 +178,32 @@ def _loaded(args: argparse.Namespace, config: BaseModelConfig) -> LatentEncoder:
 
 
 def _prepared(args: argparse.Namespace, model: nn.Module) -> LatentEncoder:
-    from stable_audio_tools.inference.latents import LatentEncoder
+    from stable_audio_tools.inference.latents import Chunks, LatentEncoder
 
-    encoder = LatentEncoder.of(model)
+    encoder = LatentEncoder.of(model, Chunks(*chunks) if (chunks := _chunks(args)) else None)
     if encoder is None:
         raise ConfigError("the model is no autoencoder and has no pretransform that could encode", f"--model {args.model}")
     encoder.part.eval().requires_grad_(False)
     if args.model_half:
         encoder.part.half()
     return encoder
+
+
+def _chunks(args: argparse.Namespace) -> tuple[int, int] | None:
+    """Frames of a chunk and of what neighbours share; None: no chunks were asked for.
+
+    Raises:
+        ConfigError: they cannot be, or have no effect.
+    """
+    given = {"--chunk-frames": args.chunk_frames, "--chunk-overlap": args.chunk_overlap}
+    if not args.whole_files:
+        if idle := [f"{flag} {value}" for flag, value in given.items() if value is not None]:
+            raise ConfigError("has no effect without --whole-files", ", ".join(idle))
+        return None
+    size, overlap = args.chunk_frames or CHUNK, OVERLAP if args.chunk_overlap is None else args.chunk_overlap
+    if overlap >= size:
+        raise ConfigError(f"chunks of {size} frames cannot share {overlap}; choose fewer", "--chunk-frames, --chunk-overlap")
+    return size, overlap
 
 
 def _source(args: argparse.Namespace, config: BaseModelConfig) -> Source:
@@ -192,7 +219,10 @@ def _source(args: argparse.Namespace, config: BaseModelConfig) -> Source:
     if args.crops > 1 and not getattr(data, "random_crop", False):
         fix = 'set "random_crop": true in the dataset config, or leave it out'
         raise ConfigError([Problem((), "the crops of a file would all be the same", fix)], f"--crops {args.crops}")
-    size = args.sample_size or config.sample_size
+    if args.whole_files and (args.crops > 1 or args.sample_size):
+        flag = f"--crops {args.crops}" if args.crops > 1 else f"--sample-size {args.sample_size}"
+        raise ConfigError("--whole-files makes no crops; leave one of them out", flag)
+    size = None if args.whole_files else args.sample_size or config.sample_size
     return Source(data, size, config.sample_rate, config.audio_channels, crops=args.crops, seed=args.seed, limit=args.limit)
 
 

@@ -22,6 +22,7 @@ from stable_audio_tools.audio.io import shown
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.source import Path as Place
+from stable_audio_tools.data.buckets import LengthOptions
 from stable_audio_tools.data.draws import below, hashed
 from stable_audio_tools.data.latent_files import open_latent_files
 from stable_audio_tools.data.latent_folder import LatentFacts, LatentFolder, NotServableError
@@ -46,7 +47,7 @@ class PreEncodedItem(StrictModel):
     weight: float = Field(1.0, gt=0, description="how often an epoch holds each item; 0.5: every other epoch, 2: twice, other crops")
 
 
-class PreEncodedConfig(StrictModel):
+class PreEncodedConfig(LengthOptions):
     """Latents that an encoder made beforehand."""
 
     dataset_type: Literal["pre_encoded"]
@@ -102,8 +103,9 @@ class PreEncodedConfig(StrictModel):
         if said and self.samples_per_frame not in (None, said):
             message = f"{shown(str(root))} says that a frame has {said} samples"
             raise ConfigError([Problem(("samples_per_frame",), message, "remove it", self.samples_per_frame)], "dataset config")
-        if self.random_crop and not (said or self.samples_per_frame):
-            message = f"{shown(str(root))} does not say how many samples a frame has, so a crop's seconds_start is not known"
+        if (self.random_crop or self.variable_length) and not (said or self.samples_per_frame):
+            unknown = "a crop's seconds_start" if self.random_crop else "which lengths the model takes"
+            message = f"{shown(str(root))} does not say how many samples a frame has, so {unknown} is not known"
             raise ConfigError([Problem(("samples_per_frame",), message, "set it to the encoder's downsampling ratio")], "dataset config")
         return folder
 
@@ -120,7 +122,9 @@ class PreEncodedConfig(StrictModel):
 
 
 class PreEncodedDataset(Dataset[Any]):
-    """Clips (C, `frames`) float32, or (Q, `frames`) int64 of tokens; items of one folder after another.
+    """Clips (C, `frames`) float32, or (Q, `frames`) int64 of tokens, of at most that many with `variable_length`.
+
+    Items of one folder come after another.
 
     Metadata: what was stored with the item; `dataset_id`; `path`; `timestamps`, `seconds_start` and `seconds_total`, which say where
     the crop lies in the audio file and how long that is. `valid_length` counts frames that hold audio.
@@ -131,7 +135,14 @@ class PreEncodedDataset(Dataset[Any]):
         self._kept = [[item for item in range(len(folder)) if self._wanted(folder.seconds[item])] for folder in folders]
         self._check()
         self.frames = config.latent_crop_length or max(self._whole_clip(number, sample_size) for number in range(len(folders)))
+        self.samples_per_frame = folders[0].facts.samples_per_frame or config.samples_per_frame or 1
         self.parts = tuple(Part(len(kept), item.weight) for kept, item in zip(self._kept, config.datasets, strict=True))
+        self.lengths = self._lengths() if config.variable_length else None
+
+    def _lengths(self) -> Tensor:
+        """(items,) int64: frames of each item."""
+        pairs = zip(self.folders, self._kept, strict=True)
+        return torch.tensor([min(folder.valid[item], self.frames) for folder, kept in pairs for item in kept])
 
     def _wanted(self, seconds: float | None) -> bool:
         if seconds is None:
@@ -195,11 +206,12 @@ class PreEncodedDataset(Dataset[Any]):
         real = folder.valid[item]
         moves = self.config.random_crop and real > self.frames
         start = below(real - self.frames + 1, *names, "start") if moves else 0
-        latents = folder.read(item, start, start + self.frames)
-        latents = drawn(latents, *names) if folder.facts.distribution else latents
         length = min(real - start, self.frames)
+        varies = self.config.variable_length
+        latents = folder.read(item, start, start + (length if varies else self.frames))
+        latents = drawn(latents, *names) if folder.facts.distribution else latents
         metadata = self._metadata(number, folder, item, start)
-        latents = F.pad(latents, (0, self.frames - latents.shape[-1]))
+        latents = latents if varies else F.pad(latents, (0, self.frames - latents.shape[-1]))
         if module := self.config.datasets[number].custom_metadata_module:
             metadata |= self._custom(module, metadata, latents, length)
         return Sample(latents, metadata, length)
@@ -233,7 +245,7 @@ class PreEncodedDataset(Dataset[Any]):
 
     def _custom(self, module: str, metadata: Mapping[str, Any], latents: Tensor, length: int) -> dict[str, Any]:
         try:
-            return custom_metadata(module, {**metadata, "padding_mask": valid_mask(length, self.frames)}, latents)
+            return custom_metadata(module, {**metadata, "padding_mask": valid_mask(length, latents.shape[-1])}, latents)
         except RejectedError as error:
             raise NotServableError(str(error)) from None
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from stable_audio_tools.configs.base import StrictModel
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 PROGRESS_S = 10.0
+LONGEST_S = 24 * 3600  # of a file that is encoded whole; the rest of a longer one is left out
 ANOTHER = "choose another --output-path, or delete this folder"
 
 
@@ -54,11 +56,12 @@ ANOTHER = "choose another --output-path, or delete this folder"
 class Source:
     """What is encoded.
 
-    config: of the dataset, validated. sample_size: of a crop, in samples. crops: of each clip. limit: clips, the first ones; None: all.
+    config: of the dataset, validated. sample_size: of a crop, in samples; None: files are encoded whole. crops: of each file.
+    limit: files, the first ones; None: all.
     """
 
     config: StrictModel
-    sample_size: int
+    sample_size: int | None
     sample_rate: int
     audio_channels: int
     crops: int = 1
@@ -66,14 +69,26 @@ class Source:
     limit: int | None = None
 
     def build(self) -> Dataset[Any]:
-        """The data set, with exact times.
+        """The data set, with exact times, and every item once.
 
         Raises:
-            ConfigError: the data cannot be used.
+            ConfigError: the data cannot be used, or have no files that could be encoded whole.
         """
-        exact = {"exact_seconds": True} if "exact_seconds" in type(self.config).model_fields else {}
-        config: Any = self.config.model_copy(update=exact)
-        return config.build(sample_size=self.sample_size, sample_rate=self.sample_rate, audio_channels=self.audio_channels)
+        wanted: dict[str, Any] = {"exact_seconds": True, "resampled_shards": False}
+        whole = self.sample_size is None
+        if whole and "variable_length" not in type(self.config).model_fields:
+            kind = self.config.dataset_type  # type: ignore[attr-defined]
+            raise ConfigError([Problem((), f"{kind} data have no files of their own length", "leave it out")], "--whole-files")
+        wanted |= {"variable_length": True} if whole else {}
+        known = {name: value for name, value in wanted.items() if name in type(self.config).model_fields}
+        config: Any = self.config.model_copy(update=known)
+        size = LONGEST_S * self.sample_rate if self.sample_size is None else self.sample_size
+        return config.build(sample_size=size, sample_rate=self.sample_rate, audio_channels=self.audio_channels)
+
+    @property
+    def varies(self) -> bool:
+        """Items differ in length, so that each is encoded by itself."""
+        return self.sample_size is None or getattr(self.config, "variable_length", False)
 
     @property
     def rounded_seconds(self) -> bool:
@@ -81,10 +96,14 @@ class Source:
 
 
 class Crops(Dataset[Any]):
-    """The chosen crops of a data set: their metadata hold `number`, and `metadata`, or a `fault` where the file cannot be served."""
+    """The chosen crops of a data set: their metadata hold `number`, and `metadata`, or a `fault` where the file cannot be served.
 
-    def __init__(self, dataset: Dataset[Any], source: Source, numbers: Sequence[int]):
-        self.dataset, self.source, self.numbers = dataset, source, numbers
+    Args:
+        multiple: what lengths become a multiple of, by zeros at the end.
+    """
+
+    def __init__(self, dataset: Dataset[Any], source: Source, numbers: Sequence[int], multiple: int):
+        self.dataset, self.source, self.numbers, self.multiple = dataset, source, numbers, multiple
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -94,7 +113,9 @@ class Crops(Dataset[Any]):
         item, crop = divmod(number, self.source.crops)
         sample = fetch(self.dataset, [ItemKey(self.source.seed, crop, item)])[0]
         what: dict[str, Any] = {"fault": sample.faults[0]} if sample.faults else {"metadata": dict(sample.metadata)}
-        return Sample(sample.audio, {"number": number, **what}, sample.valid_length)
+        length = sample.audio.shape[-1]
+        audio = F.pad(sample.audio, (0, -length % self.multiple)) if length % self.multiple else sample.audio
+        return Sample(audio, {"number": number, **what}, length if sample.valid_length is None else sample.valid_length)
 
 
 @dataclass(frozen=True)
@@ -137,6 +158,10 @@ class Job:
         size = self.details.shard_items
         return range(shard * size, min((shard + 1) * size, self.details.items))
 
+    def crops(self, numbers: Sequence[int]) -> Crops:
+        """The audio of these items."""
+        return Crops(self.dataset, self.source, numbers, self.encoder.downsampling_ratio)
+
     def run(self, shards: Sequence[int], *, batch_size: int, num_workers: int) -> None:
         """Make these shards.
 
@@ -147,8 +172,9 @@ class Job:
         numbers = [number for shard in shards for number in self.numbers(shard)]
         if not numbers:
             return
-        crops = Crops(self.dataset, self.source, numbers)
-        loader = AudioLoader(crops, batch_size, shuffle=False, num_workers=num_workers, rank=0, world_size=1)
+        loader = AudioLoader(
+            self.crops(numbers), 1 if self.source.varies else batch_size, shuffle=False, num_workers=num_workers, rank=0, world_size=1
+        )
         progress, shard = _Progress(len(numbers), self.source.sample_rate), _Shard()
         left = iter(shards)
         current = next(left)

@@ -15,7 +15,7 @@ from stable_audio_tools.data.pre_encoded import drawn
 from stable_audio_tools.data.types import ItemKey
 from stable_audio_tools.inference.latents import SAME_LATENTS, SAME_TOKENS
 from stable_audio_tools.training.losses.reconstruction import MultiResolutionSTFT, SpectralParams
-from stable_audio_tools.training.pre_encode import Crops, Job
+from stable_audio_tools.training.pre_encode import Job
 
 FFT_SIZES = (2048, 1024, 512, 256, 128)  # of the spectral distance, those that the shortest item is long enough for
 
@@ -74,7 +74,7 @@ def verify(job: Job, count: int) -> Verification:
 
 def _check(job: Job, folder: ShardFolder, item: int) -> Check:
     number, real = int(folder.places[item, 0]), folder.valid[item]
-    sample = Crops(job.dataset, job.source, [number]).visit(ItemKey(0, 0, 0))
+    sample = job.crops([number]).visit(ItemKey(0, 0, 0))
     if fault := sample.metadata.get("fault"):
         raise ConfigError(f"{fault.path}: {fault.cause}", str(job.folder))
     fresh = job.encoder.encode(sample.audio[None], job.stored)[0].cpu()

@@ -384,3 +384,49 @@ def test_the_details_say_what_was_encoded_by_what(tmp_path, made):
     details = read_details(tmp_path / "latents")
     assert details.items == 4 and details.shards == 2 and details.facts.encoder.endswith("vae0.safetensors")
     assert details.content["dataset"]["datasets"][0]["path"] == str(audio) and len(details.key) == 64
+
+
+def test_whole_files_are_encoded_whole_and_cropped_in_training(tmp_path, made):
+    _, model, arguments = made
+    assert main([*arguments, "--whole-files", "--chunk-frames", "200", "--latents", "mean", "--verify", "2"]) == 0
+    whole = latents_of(tmp_path / "latents", latent_crop_length=10**4, exact_seconds=True)
+    for number in range(7):
+        samples = round((1 + number / 10) * RATE)
+        assert whole.folders[0].valid[number] == whole.folders[0].frames[number] == -(-samples // RATIO)
+        signal_16_bit = torch.from_numpy(tone(1 + number / 10, RATE, 2, number).T.copy())
+        padded = torch.nn.functional.pad(signal_16_bit, (0, -samples % RATIO))
+        expected = model.encode(padded[None], sample=False)[0]
+        torch.testing.assert_close(whole[number].audio[:, : expected.shape[1]], expected, rtol=1e-2, atol=1e-3)
+    cropped = latents_of(tmp_path / "latents", random_crop=True, exact_seconds=True)
+    assert cropped.frames == SIZE // RATIO  # the model's sample_size
+    for visit in range(5):
+        sample = cropped.visit(ItemKey(0, visit, 3))
+        start = sample.metadata["latent_crop_start"]
+        assert torch.equal(sample.audio, whole[3].audio[:, start : start + cropped.frames])
+        assert sample.metadata["seconds_start"] == start * RATIO / RATE
+        begin, end = sample.metadata["timestamps"]
+        assert begin == pytest.approx(start * RATIO / (1.3 * RATE)) and end == pytest.approx(begin + SIZE / (1.3 * RATE))
+
+
+def test_latents_of_several_lengths_go_into_batches_of_similar_ones(tmp_path, made):
+    _, _, arguments = made
+    assert main([*arguments, "--whole-files", "--latents", "mean"]) == 0
+    data = {"dataset_type": "pre_encoded", "datasets": [{"id": "x", "path": str(tmp_path / "latents")}], "variable_length": True}
+    loader = create_dataloader_from_config(data, 2, 20 * RATE, RATE, 2, 0, False)
+    seen = []
+    for latents, metadata in loader:
+        lengths = [int(m["padding_mask"].sum()) for m in metadata]
+        assert latents.shape[-1] == max(lengths) and min(lengths) >= max(lengths) - 50
+        seen += lengths
+    assert sorted(seen) == [-(-round((1 + n / 10) * RATE) // RATIO) for n in range(7)]
+
+
+def test_whole_files_exclude_what_they_make_idle(tmp_path, made, capsys):
+    _, _, arguments = made
+    assert "--whole-files makes no crops" in refusal(capsys, [*arguments, "--whole-files", "--sample-size", "1024"])
+    assert "has no effect without --whole-files" in refusal(capsys, [*arguments, "--chunk-frames", "8"])
+    assert "chunks of 8 frames cannot share 8" in refusal(
+        capsys, [*arguments, "--whole-files", "--chunk-frames", "8", "--chunk-overlap", "8"]
+    )
+    written(tmp_path / "audio.json", {"dataset_type": "synthetic"})
+    assert "synthetic data have no files of their own length" in refusal(capsys, [*arguments, "--whole-files"])
