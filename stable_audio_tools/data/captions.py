@@ -1,11 +1,12 @@
 """Captions and metadata of a folder of audio, without code: text beside the files, or one table at the root.
 
-- `clip.txt` beside `clip.wav` is its caption. `clip.json` is an object: `prompt`, `caption` or `text` is the caption, and
-  the rest is metadata.
+- `clip.txt` beside `clip.wav` is its caption. `clip.json` is an object: `prompt`, `caption` or `text` is the caption, or a
+  list of several, which may also be called `prompts` or `captions`; the rest is metadata.
 - `metadata.csv` or `metadata.jsonl` at the root names files, relative to it, under `file_name` or `path`; the other columns
   are as in the JSON. Numbers in a CSV become numbers, except in captions. Excel's `;` and tabs are recognised.
 
-What stands beside a file wins over the table, JSON over text.
+What stands beside a file wins over the table, JSON over text. The caption becomes `prompt`; of several, which become
+`prompts`, it is the first, until `data.prompts` chooses one for each visit.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from stable_audio_tools.configs.errors import ConfigError, Problem
 SIDECARS = (".txt", ".json")  # later ones win
 TABLES = ("metadata.csv", "metadata.jsonl")  # later ones win
 FILE_KEYS = ("file_name", "path")
-CAPTION_KEYS = ("prompt", "caption", "text")  # the first that is there is the caption
+CAPTION_KEYS = ("prompts", "prompt", "captions", "caption", "text")  # the first that is there is the caption, or holds several
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 
 Metadata = dict[str, Any]
@@ -78,7 +79,7 @@ def read_sidecars(audio_path: str, present: Mapping[str, str]) -> tuple[Metadata
         if path is None:
             continue
         try:
-            metadata |= sidecar_metadata(extension, Path(path).read_bytes())
+            metadata = over(metadata, sidecar_metadata(extension, Path(path).read_bytes()))
         except MalformedError as error:
             problems.append(f"{shown(path)}:{error.line}: {error}")
         except (OSError, UnicodeDecodeError) as error:
@@ -93,7 +94,7 @@ def sidecar_metadata(extension: str, content: bytes) -> Metadata:
         MalformedError: it cannot be used. UnicodeDecodeError: it is no text.
     """
     text = content.decode("utf-8-sig")
-    return _captioned({"text": text.strip()} if extension == ".txt" else _json_object(text))
+    return captioned({"text": text.strip()} if extension == ".txt" else _json_object(text))
 
 
 def _read_table(path: Path, root: Path, table: Table) -> None:
@@ -110,7 +111,7 @@ def _read_table(path: Path, root: Path, table: Table) -> None:
                     table.problems.append(f"{shown(path)}:{line}: {error}")
                     continue
                 seen[name] = line
-                table.entries[name] = table.entries.get(name, {}) | metadata
+                table.entries[name] = over(table.entries.get(name, {}), metadata)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(_unreadable(error), shown(path)) from None
 
@@ -153,18 +154,31 @@ def _entry(row: Metadata | str, root: Path) -> tuple[str, Metadata]:
     if key is None or not isinstance(row[key], str):
         raise MalformedError(f"no {FILE_KEYS[0]!r}: which file is it about?")
     name = os.path.relpath(root / row[key], root).replace(os.sep, "/")
-    return name, _captioned({other: value for other, value in row.items() if other != key})
+    return name, captioned({other: value for other, value in row.items() if other != key})
 
 
-def _captioned(row: Metadata) -> Metadata:
-    """The caption as `prompt`; an empty one counts as none."""
+def captioned(row: Metadata) -> Metadata:
+    """The caption as `prompt`, several as `prompts`, too; empty ones count as none.
+
+    Raises:
+        ValueError: it is neither text nor a list of texts.
+    """
     key = next((key for key in CAPTION_KEYS if key in row), None)
     if key is None:
         return row
-    if not isinstance(row[key], str):
-        raise MalformedError(f"{key!r} is no text")
-    rest = {other: value for other, value in row.items() if other != key}
-    return {"prompt": row[key].strip(), **rest} if row[key].strip() else rest
+    given = row[key] if isinstance(row[key], list | tuple) else [row[key]]
+    if not all(isinstance(text, str) for text in given):
+        raise MalformedError(f"{key!r} is no text" if given == [row[key]] else f"{key!r} is no list of texts")
+    captions = [stripped for text in given if (stripped := text.strip())]
+    rest = {other: value for other, value in row.items() if other not in (key, "prompt", "prompts")}
+    return {**({"prompt": captions[0]} if captions else {}), **({"prompts": captions} if len(captions) > 1 else {}), **rest}
+
+
+def over(weaker: Metadata, stronger: Metadata) -> Metadata:
+    """What two sources say; where both do, the stronger: its caption stands for all captions of the weaker."""
+    if "prompt" in stronger:
+        weaker = {key: value for key, value in weaker.items() if key != "prompts"}
+    return weaker | stronger
 
 
 def _json_object(text: str) -> Metadata:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from stable_audio_tools.audio.io import CANNOT_READ, CONTAINERS, AudioInfo, can_make, peak_level, probe, read_part, shown
 from stable_audio_tools.configs.errors import ConfigError, Problem
-from stable_audio_tools.data.captions import SIDECARS, Metadata, read_sidecars, read_tables
+from stable_audio_tools.data.captions import SIDECARS, Metadata, over, read_sidecars, read_tables
 from stable_audio_tools.data.tags import read_tags
 from stable_audio_tools.data.types import Fault
 
@@ -100,13 +100,13 @@ def scan_folder(root: str | os.PathLike[str], limits: Limits = Limits(), *, thor
     bad = list(listing.bad)
     caption_problems = list(table.problems)
     relpaths = sorted((os.path.relpath(path, top).replace(os.sep, "/"), path) for path in listing.audio)
-    checks = _in_threads(lambda pair: _look(pair[1], limits, thorough, tags, listing.sidecars), relpaths, shown(top))
+    checks = in_threads(lambda pair: _look(pair[1], limits, thorough, tags, listing.sidecars), relpaths, shown(top))
     for (relpath, path), (info, cause, inside, beside, problems) in zip(relpaths, checks, strict=True):
         caption_problems += problems
         if info is None:
             bad.append(Fault(shown(path), cause))
         else:
-            files.append(AudioFile(path, relpath, info, inside | table.entries.get(relpath, {}) | beside))
+            files.append(AudioFile(path, relpath, info, over(inside | table.entries.get(relpath, {}), beside)))
     unknown = table.entries.keys() - {relpath for relpath, _ in relpaths}
     caption_problems += [f"{shown(top)}: the caption table names {shown(name)}, which is no audio file here" for name in sorted(unknown)]
     return Scan(str(top), tuple(files), tuple(bad), tuple(caption_problems), dict(listing.others))
@@ -265,8 +265,8 @@ def _peak(path: str, info: AudioInfo, start: int, stop: int) -> float:
     return peak
 
 
-def _in_threads(work: Callable[[_T], _R], items: Sequence[_T], what: str) -> Iterator[_R]:
-    """Results in the order of `items`, with a line of progress every few seconds."""
+def in_threads(work: Callable[[_T], _R], items: Sequence[_T], what: str) -> Iterator[_R]:
+    """What `work` makes of `items`, in their order, with a line of progress every few seconds."""
     started = told = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
         results: Iterable[_R] = pool.map(work, items)

@@ -3,7 +3,7 @@
 import pytest
 
 from stable_audio_tools.configs.errors import ConfigError
-from stable_audio_tools.data.captions import read_sidecars, read_tables
+from stable_audio_tools.data.captions import over, read_sidecars, read_tables
 
 
 def sidecars(folder, **texts):
@@ -37,12 +37,28 @@ def test_json_wins_over_text(tmp_path):
     assert sidecars(tmp_path, json='{"prompt": "a", "text": "lyrics"}')[0] == {"prompt": "a", "text": "lyrics"}
 
 
+@pytest.mark.parametrize("key", ["prompt", "prompts", "caption", "captions", "text"])
+def test_several_captions(tmp_path, key):
+    given = f'{{"{key}": ["one ", " ", "two"], "bpm": 90}}'
+    assert sidecars(tmp_path, json=given) == ({"prompt": "one", "prompts": ["one", "two"], "bpm": 90}, [])
+    assert sidecars(tmp_path, json=f'{{"{key}": ["one"]}}') == ({"prompt": "one"}, [])
+    assert sidecars(tmp_path, json=f'{{"{key}": []}}') == ({}, [])
+
+
+def test_a_stronger_source_says_all_captions(tmp_path):
+    listed = '{"path": "a.wav", "prompts": ["one", "two"], "bpm": 90}'
+    assert table(tmp_path, "metadata.jsonl", listed).entries["a.wav"] == {"prompt": "one", "prompts": ["one", "two"], "bpm": 90}
+    assert over({"prompt": "one", "prompts": ["one", "two"], "bpm": 90}, {"prompt": "three"}) == {"prompt": "three", "bpm": 90}
+    assert over({"prompt": "one", "prompts": ["one", "two"]}, {"bpm": 90}) == {"prompt": "one", "prompts": ["one", "two"], "bpm": 90}
+
+
 @pytest.mark.parametrize(
     "content, problem",
     [
         ({"json": '{"prompt": "a",\n  oops}'}, "clip.json:2: not valid JSON"),
         ({"json": "[1]"}, "clip.json:1: not an object"),
-        ({"json": '{"prompt": ["a", "b"]}'}, "clip.json:1: 'prompt' is no text"),
+        ({"json": '{"prompt": 5}'}, "clip.json:1: 'prompt' is no text"),
+        ({"json": '{"captions": ["a", 5]}'}, "clip.json:1: 'captions' is no list of texts"),
         ({"json": "[" * 100_000}, "clip.json:1: not valid JSON: too deep"),
         ({"txt": b"caf\xe9"}, "clip.txt: not text in UTF-8: byte 3"),
     ],
