@@ -47,6 +47,7 @@ def _become(rank, port):
     """Lightning's environment of a process that was started for it."""
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not spawned: its data workers start at once
 
 
 class Keys(pl.Callback):
