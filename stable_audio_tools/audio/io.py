@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.audio.containers import missing_bytes, mp3_has_length, ogg_end
+from stable_audio_tools.audio.pcm import read_pcm
 from stable_audio_tools.audio.resample import resample_span, resampled_length
 from stable_audio_tools.configs.errors import ConfigError
 
@@ -82,12 +83,20 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
     """
     name = os.fspath(path)
     with _opened(name) as file:
-        info = _info(file)
-        cause = _absurd(info) or _cut(name, info)
-        if cause:
-            raise ConfigError(cause, shown(name))
-        guessed = info.codec.startswith("MPEG") and not mp3_has_length(name)
-        return info._replace(frames=_counted(file)) if guessed else info
+        return _probed(name, file)
+
+
+def probe_short(path: str, frames: int) -> tuple[AudioInfo, Tensor | None]:
+    """As `probe`, with all the audio of a file of at most `frames` frames: (C, T) float32; one opening of the file instead of two.
+
+    Raises:
+        ConfigError: as `probe`, or the audio cannot be decoded.
+    """
+    with _opened(path) as file:
+        info = _probed(path, file)
+        if info.frames > frames or file.tell():  # its frames were counted, and seeking back in an MP3 is not exact
+            return info, None
+        return info, torch.from_numpy(_read(path, file, info, 0, info.frames).T)
 
 
 def load_audio(
@@ -174,16 +183,25 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 def _decode(path: str, info: AudioInfo, start: int, stop: int) -> Frames:
     """Frames [start, stop) as (T, C) float32, the same bits as in a decode of the whole."""
+    if info.container in ("WAV", "WAVEX"):
+        plain = read_pcm(path, info.codec, info.sample_rate, info.channels, start, stop)
+        if plain is not None:
+            return plain
     with _opened(path) as file:
         if _info(file)[1:] != info[1:]:
             raise ConfigError("the file has changed since it was first looked at", shown(path))
         begin = _seek_target(path, info, start)
         file.seek(begin)
-        frames = file.read(stop - begin, dtype="float32", always_2d=True)
+        return _read(path, file, info, begin, stop)[start - begin :]
+
+
+def _read(path: str, file: Any, info: AudioInfo, begin: int, stop: int) -> Frames:
+    """Frames [begin, stop) of a file that stands at `begin`."""
+    frames = file.read(stop - begin, dtype="float32", always_2d=True)
     if len(frames) < stop - begin:
         ends = (begin + len(frames)) / info.sample_rate
         raise ConfigError(f"the audio ends at {ends:.2f} s of {info.seconds:.2f} s: the file is cut or damaged", shown(path))
-    return frames[start - begin :]
+    return frames
 
 
 def _seek_target(path: str, info: AudioInfo, start: int) -> int:
@@ -202,6 +220,15 @@ def _seek_target(path: str, info: AudioInfo, start: int) -> int:
     if info.sample_rate < 32_000:
         return 0
     return max(0, start - MPEG_LEAD * MPEG_FRAME) // (2 * MPEG_FRAME) * 2 * MPEG_FRAME  # even frames: the synthesis window's phase
+
+
+def _probed(path: str, file: Any) -> AudioInfo:
+    info = _info(file)
+    cause = _absurd(info) or _cut(path, info)
+    if cause:
+        raise ConfigError(cause, shown(path))
+    guessed = info.codec.startswith("MPEG") and not mp3_has_length(path)
+    return info._replace(frames=_counted(file)) if guessed else info
 
 
 @contextmanager
