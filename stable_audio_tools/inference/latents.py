@@ -24,7 +24,8 @@ Stored = Literal["distribution", "sample", "mean", "latents", "tokens"]
 bottleneck gives; or its tokens."""
 
 PROBE_FRAMES = 32  # chosen: beyond the receptive field of a frame, and a second of CPU time for the largest published autoencoder
-SAME_LATENTS = 0.01  # chosen: float16 weights differ by about 0.001 in root mean square, another encoder by more than 1
+SAME_LATENTS = 0.01  # chosen: float16 weights are about 0.001 off in root mean square, another encoder more than 1
+SAME_IN_BFLOAT16 = 0.1  # chosen: of weights with 8 bits
 SAME_TOKENS = 0.05  # chosen: share of tokens that rounding may move to a neighbour
 
 
@@ -146,7 +147,8 @@ class LatentEncoder:
             return moved if moved > SAME_TOKENS else None
         own, probe = own.double(), probe.double()
         distance = float((own - probe).square().mean().sqrt() / probe.square().mean().sqrt().clamp_min(1e-12))
-        return None if distance <= SAME_LATENTS else distance
+        rough = next(self.part.parameters(), own).dtype == torch.bfloat16
+        return None if distance <= (SAME_IN_BFLOAT16 if rough else SAME_LATENTS) else distance
 
 
 def sweep(channels: int, length: int) -> Tensor:

@@ -17,6 +17,7 @@ from stable_audio_tools.data.loader import AudioLoader
 from stable_audio_tools.data.metadata_module import require_permission
 from stable_audio_tools.training.clip_lengths import clip_lengths
 from stable_audio_tools.training.config import AnyRun, parse_run_config
+from stable_audio_tools.training.latent_data import check_encoder, check_form, check_shape
 
 DEMO_BATCH_SIZE = 8
 DatasetSource = Mapping[str, Any] | str | os.PathLike[str] | StrictModel
@@ -90,7 +91,8 @@ class AudioDataModule(pl.LightningDataModule):
             self._test = self._loader(run, self.test_config, workers, shuffle=False)
 
     def _loader(self, run: AnyRun, config: Any, workers: int, *, shuffle: bool) -> AudioLoader:
-        return create_dataloader_from_config(
+        check_form(run, config)
+        loader = create_dataloader_from_config(
             config,
             self.batch_size,
             run.sample_size,
@@ -102,6 +104,8 @@ class AudioDataModule(pl.LightningDataModule):
             grid=clip_lengths(run) if getattr(config, "variable_length", False) else ANY_LENGTH,
             allow_code=self.allow_code,
         )
+        check_shape(run, loader.dataset)
+        return loader
 
     def setup(self, stage: str) -> None:
         """Build for the module in training, unless that is done."""
@@ -115,13 +119,24 @@ class AudioDataModule(pl.LightningDataModule):
         return {"fit": self._train, "validate": self._validation, "test": self._test}
 
     def train_dataloader(self) -> AudioLoader | None:
-        return self._train
+        return self._known(self._train)
 
     def val_dataloader(self) -> AudioLoader | list[Any]:
-        return self._validation if self._validation is not None else []
+        return self._known(self._validation) or []
 
     def test_dataloader(self) -> AudioLoader | list[Any]:
-        return self._test if self._test is not None else []
+        return self._known(self._test) or []
+
+    def _known(self, loader: AudioLoader | None) -> AudioLoader | None:
+        """The loader, if its latents are of the encoder in training, whose weights may have come with a checkpoint only now.
+
+        Raises:
+            ConfigError: they are another encoder's.
+        """
+        if loader is not None and self.trainer is not None:
+            module: Any = self.trainer.lightning_module
+            check_encoder(module.model, loader.dataset)
+        return loader
 
     @property
     def validates(self) -> bool:
