@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from time import perf_counter
 from typing import Any, Literal, Self
 
 import torch
@@ -18,14 +20,14 @@ from torch.utils.data import Dataset
 
 from stable_audio_tools.audio.io import peak_level, shown, to_channels
 from stable_audio_tools.audio.resample import resampled_length
-from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.source import Path as Place
 from stable_audio_tools.data.buckets import LengthOptions
+from stable_audio_tools.data.described import DescribedItem, check_described
 from stable_audio_tools.data.draws import below, fraction
 from stable_audio_tools.data.latent_folder import NotServableError
 from stable_audio_tools.data.levels import SoundOptions
-from stable_audio_tools.data.metadata_module import RejectedError, custom_metadata
+from stable_audio_tools.data.metadata_module import RejectedError, custom_metadata, part_beside
 from stable_audio_tools.data.scan import AudioFile, Limits, Scan, report, scan_folder
 from stable_audio_tools.data.stand_in import serve
 from stable_audio_tools.data.stretches import FileStretch, HeldStretch, Stretch, sounding_part
@@ -34,14 +36,12 @@ from stable_audio_tools.data.types import ItemKey, Part, Sample, valid_mask
 PLACES = 8  # starts tried in a file before its crop counts as silent, chosen
 
 
-class AudioDirItem(StrictModel):
+class AudioDirItem(DescribedItem):
     """One folder."""
 
     id: str = Field(min_length=1, description="a name for messages and the metadata key dataset_id")
     path: str = Field(min_length=1, description="folder; everything below it is read, except names that start with a dot")
-    custom_metadata_module: str | None = Field(
-        None, description="Python file with get_custom_metadata(info, audio) -> dict; runs only with --allow-code"
-    )
+    file_tags: bool = Field(False, description="tags inside the files are metadata: ID3, Vorbis comments, RIFF INFO, MP4 atoms")
     weight: float = Field(1.0, gt=0, description="how often an epoch holds each file; 0.5: every other epoch, 2: twice, other crops")
 
 
@@ -89,6 +89,19 @@ class AudioDirConfig(SoundOptions, LengthOptions):
     def limits(self, audio_channels: int | None = None) -> Limits:
         return Limits(self.min_seconds, self.silence_threshold_db, audio_channels)
 
+    def scans(self, audio_channels: int | None = None, *, thorough: bool = False) -> list[Scan]:
+        """What each dataset holds.
+
+        Args:
+            audio_channels: what files must be turned into. thorough: read all of every file.
+
+        Raises:
+            ConfigError: a folder, or its table of captions, cannot be read.
+        """
+        limits = self.limits(audio_channels)
+        found = [(item, scan_folder(item.path, limits, thorough=thorough, tags=item.file_tags)) for item in self.datasets]
+        return [_described(item, scan) for item, scan in found]
+
     def build(self, *, sample_size: int, sample_rate: int, audio_channels: int = 2) -> AudioDirDataset:
         """Look over the folders.
 
@@ -97,10 +110,18 @@ class AudioDirConfig(SoundOptions, LengthOptions):
         """
         if problems := [*self.sound_problems(sample_rate, audio_channels)]:
             raise ConfigError(problems, "dataset config")
-        scans = [scan_folder(item.path, self.limits(audio_channels)) for item in self.datasets]
+        scans = self.scans(audio_channels)
         for scan in scans:
             report(scan)
+        check_described(self.datasets, [[(file.relpath, file.metadata) for file in scan.files] for scan in scans])
         return AudioDirDataset(self, scans, sample_size, sample_rate, audio_channels)
+
+
+def _described(item: AudioDirItem, scan: Scan) -> Scan:
+    """The scan with what the config says about its files."""
+    if item.path_pattern is None and not item.captions_per_line:
+        return scan
+    return replace(scan, files=tuple(replace(file, metadata=item.described(file.relpath, file.metadata)) for file in scan.files))
 
 
 class AudioDirDataset(Dataset[Any]):
@@ -163,15 +184,17 @@ class AudioDirDataset(Dataset[Any]):
         raise AssertionError("the index is within the length")
 
     def _clip(self, part: int, file: AudioFile, key: ItemKey, attempt: int) -> Sample:
+        begun = perf_counter()
         stretch = self._stretch(file)
-        audio, start = self._audible(stretch, (*key, attempt))
+        audio, start, factor = self._audible(stretch, (*key, attempt))
         length = audio.shape[-1]
         if length < self.sample_size and not self.config.variable_length:
             audio = F.pad(audio, (0, self.sample_size - length))
-        metadata = self._metadata(part, file, start, stretch)
-        module = self.config.datasets[part].custom_metadata_module
-        if module:
-            metadata |= self._custom(module, metadata, audio, length)
+        item = self.config.datasets[part]
+        metadata = item.prompts.drawn(self._metadata(part, file, start, stretch), *key, attempt)
+        if item.custom_metadata_module:
+            facts = {"padding_mask": valid_mask(length, audio.shape[-1]), "load_time": perf_counter() - begun}
+            metadata = self._custom(item.custom_metadata_module, metadata, facts, audio, (start, factor))
         return Sample(audio, metadata, length)
 
     def _stretch(self, file: AudioFile) -> Stretch:
@@ -187,14 +210,15 @@ class AudioDirDataset(Dataset[Any]):
         except ConfigError as error:
             raise NotServableError(error.problems[0].message) from None
 
-    def _audible(self, stretch: Stretch, names: tuple[int, ...]) -> tuple[Tensor, int]:
-        """A crop that is not silent, named by `names`, and where it starts, in samples of the clip's rate."""
+    def _audible(self, stretch: Stretch, names: tuple[int, ...]) -> tuple[Tensor, int, float]:
+        """A crop that is not silent, named by `names`; where it starts, in samples of the clip's rate; and what it was multiplied by."""
         moves = self.config.random_crop and stretch.total > self.sample_size
         for place in range(PLACES if moves else 1):
             start = below(stretch.total - self.sample_size + 1, *names, "start", place) if moves else 0
             audio, peak = self._crop(stretch, start)
             if not self._limits.silent(peak):
-                return self._varied(audio, peak, names), start
+                audio, factor = self._varied(audio, peak, names)
+                return audio, start, factor
         raise NotServableError(f"the crop is silent, the last one tried at {start / self.sample_rate:.2f} s")
 
     def _crop(self, stretch: Stretch, start: int) -> tuple[Tensor, float]:
@@ -209,13 +233,18 @@ class AudioDirDataset(Dataset[Any]):
             raise NotServableError(f"NaN or infinite samples after {start / self.sample_rate:.2f} s")
         return audio, peak
 
-    def _varied(self, audio: Tensor, peak: float, names: tuple[int, ...]) -> Tensor:
-        """At the level and with the polarity of this visit, in [-1, 1], which is what models give and MP3 and resampling may overshoot."""
+    def _varied(self, audio: Tensor, peak: float, names: tuple[int, ...]) -> tuple[Tensor, float]:
+        """At the level and with the polarity of this visit, in [-1, 1], which is what models give and MP3 and resampling may overshoot.
+
+        And the factor between the two, up to that limit.
+        """
+        factor = 1.0
         if self.config.volume_norm:
             audio = self.config.levelled(audio, self.sample_rate, fraction(*names, "level"))
-            peak = peak_level(audio)
+            before, peak = peak, peak_level(audio)
+            factor = peak / before if before else 1.0
         audio = audio.clamp(-1, 1) if peak > 1 else audio
-        return -audio if self.config.phase_flip and below(2, *names, "flip") else audio
+        return (-audio, -factor) if self.config.phase_flip and below(2, *names, "flip") else (audio, factor)
 
     def _metadata(self, part: int, file: AudioFile, start: int, stretch: Stretch) -> dict[str, Any]:
         seconds_start, seconds_total, total = start / self.sample_rate, stretch.seconds, stretch.total
@@ -232,9 +261,29 @@ class AudioDirDataset(Dataset[Any]):
             "seconds_total": seconds_total if self.config.exact_seconds else math.ceil(seconds_total),
         }
 
-    def _custom(self, module: str, metadata: Mapping[str, Any], audio: Tensor, length: int) -> dict[str, Any]:
+    def _custom(
+        self, module: str, metadata: Mapping[str, Any], facts: Mapping[str, Any], audio: Tensor, crop: tuple[int, float]
+    ) -> dict[str, Any]:
+        """The metadata with what the user's code says.
+
+        Args:
+            facts: what the code is told beside the metadata. crop: the clip's first sample, and what it was multiplied by.
+        """
         try:
-            return custom_metadata(module, {**metadata, "padding_mask": valid_mask(length, audio.shape[-1])}, audio)
+            answer = custom_metadata(module, {**metadata, **facts}, audio)
         except RejectedError as error:
             raise NotServableError(str(error)) from None
+        if answer.replacement is not None:
+            raise ConfigError("__replace__ is for stored latents; this dataset is of audio", module)
+        try:
+            beside = {name: self._beside(sound, audio.shape[-1], *crop) for name, sound in answer.audio.items()}
+        except ValueError as error:
+            raise ConfigError(f"__audio__ of {shown(str(metadata['path']))}: {error}", module) from None
+        return {**metadata, **answer.metadata, **beside}
 
+    def _beside(self, sound: Tensor, size: int, start: int, factor: float) -> Tensor:
+        """Another recording, treated as the clip was; one of a clip's length is taken to be made of the clip."""
+        whole = sound.shape[-1] > size
+        if whole and (self.config.trim_silence != "none" or self.config.remove_silence):
+            raise ValueError("trim_silence and remove_silence move the clip, so a recording of the whole file does not fit; set them off")
+        return part_beside(sound * factor if whole else sound, self.audio_channels, start, size)

@@ -28,6 +28,7 @@ from stable_audio_tools.data.latent_files import open_latent_files
 from stable_audio_tools.data.latent_folder import LatentFacts, LatentFolder, NotServableError
 from stable_audio_tools.data.latent_shards import ShardFolder, is_shard_folder, open_shards
 from stable_audio_tools.data.metadata_module import RejectedError, custom_metadata
+from stable_audio_tools.data.prompts import PromptOptions
 from stable_audio_tools.data.stand_in import serve
 from stable_audio_tools.data.types import ItemKey, Part, Sample, valid_mask
 
@@ -44,6 +45,7 @@ class PreEncodedItem(StrictModel):
     custom_metadata_module: str | None = Field(
         None, description="Python file with get_custom_metadata(info, audio) -> dict; runs only with --allow-code"
     )
+    prompts: PromptOptions = Field(default_factory=PromptOptions, description="how prompts are made of stored metadata, and varied")
     weight: float = Field(1.0, gt=0, description="how often an epoch holds each item; 0.5: every other epoch, 2: twice, other crops")
 
 
@@ -212,9 +214,12 @@ class PreEncodedDataset(Dataset[Any]):
         latents = drawn(latents, *names) if folder.facts.distribution else latents
         metadata = self._metadata(number, folder, item, start)
         latents = latents if varies else F.pad(latents, (0, self.frames - latents.shape[-1]))
-        if module := self.config.datasets[number].custom_metadata_module:
-            metadata |= self._custom(module, metadata, latents, length)
-        return Sample(latents, metadata, length)
+        settings = self.config.datasets[number]
+        metadata = settings.prompts.drawn(metadata, *names)
+        if not settings.custom_metadata_module:
+            return Sample(latents, metadata, length)
+        facts = {"latent_filename": folder.name(item), "latent_crop_length": self.frames}
+        return self._custom(settings.custom_metadata_module, Sample(latents, metadata, length), facts, start)
 
     def _metadata(self, number: int, folder: LatentFolder, item: int, start: int) -> dict[str, Any]:
         stored = {"path": folder.name(item), **folder.metadata(item)}
@@ -243,11 +248,35 @@ class PreEncodedDataset(Dataset[Any]):
             found["timestamps"] = (begin + start * share, min(end, begin + (start + self.frames) * share))
         return found
 
-    def _custom(self, module: str, metadata: Mapping[str, Any], latents: Tensor, length: int) -> dict[str, Any]:
+    def _custom(self, module: str, clip: Sample, facts: Mapping[str, Any], start: int) -> Sample:
+        """The clip with what the user's code says.
+
+        Args:
+            facts: what the code is told beside the metadata. start: the clip's first frame.
+        """
+        mask = valid_mask(clip.valid_length or 0, clip.audio.shape[-1])
         try:
-            return custom_metadata(module, {**metadata, "padding_mask": valid_mask(length, latents.shape[-1])}, latents)
+            answer = custom_metadata(module, {**clip.metadata, **facts, "padding_mask": mask}, clip.audio)
         except RejectedError as error:
             raise NotServableError(str(error)) from None
+        if answer.audio:
+            raise ConfigError("__audio__ is for datasets of audio; this one is of stored latents", module)
+        clip = clip._replace(metadata={**clip.metadata, **answer.metadata})
+        if answer.replacement is None:
+            return clip
+        if answer.replacement.shape[0] != clip.audio.shape[0]:
+            channels = f"{answer.replacement.shape[0]} channels, and the stored latents {clip.audio.shape[0]}"
+            raise ConfigError(f"__replace__ of {shown(str(clip.metadata['path']))} has {channels}", module)
+        return _replaced(clip, answer.replacement.to(clip.audio.dtype), start)
+
+
+def _replaced(clip: Sample, latents: Tensor, start: int) -> Sample:
+    """Other latents (C, T) in place of a clip's: of its length they are as they are, longer ones are cut as it was, shorter ones padded."""
+    frames = clip.audio.shape[-1]
+    if latents.shape[-1] == frames:
+        return clip._replace(audio=latents)
+    latents = latents[:, start : start + frames] if latents.shape[-1] > frames else latents
+    return clip._replace(audio=F.pad(latents, (0, frames - latents.shape[-1])), valid_length=latents.shape[-1])
 
 
 def drawn(distribution: Tensor, *names: int | str) -> Tensor:

@@ -237,7 +237,6 @@ def test_code_gives_metadata_and_rejects(tmp_path, module):
     [
         ("lambda: 1 / 0", CODE, r"get_custom_metadata failed on .*2\.wav: ZeroDivisionError"),
         ("lambda: None or [1]", CODE, r"returned list for .*2\.wav; expected a dict"),
-        ("lambda: {'__audio__': {}}", CODE, r"returned '__audio__' \(audio beside the clip's own\), which is not available yet"),
         ("None", "x = 1", r"defines no function get_custom_metadata"),
         ("None", "import nothing_like_this", "ModuleNotFoundError"),
     ],

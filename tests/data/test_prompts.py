@@ -45,7 +45,7 @@ def test_a_template_says_what_is_known(template, metadata, prompt):
 
 def test_a_template_is_text_and_never_code():
     metadata = {"a": PromptOptions(), "b": "x"}
-    with pytest.raises(ValueError, match="'a' is .* which cannot stand in a prompt"):
+    with pytest.raises(ValueError, match=r"'a' is .* which cannot stand in a prompt"):
         fill("{a}", metadata)
     for template in ("{b.__class__}", "{b[0]}", "{b!r}", "{b:>9}", "{}", "{ b}", "{b", "b}"):
         with pytest.raises(ConfigError, match=r"templates\[1\]\n +not a template: .*\n.*write a field as \{name\}"):
@@ -96,7 +96,7 @@ def test_tags_are_dropped_one_by_one_and_never_all():
     left = Counter(tag for prompt in drawn for tag in prompt.split(", "))
     assert all(0.62 < left[tag] / VISITS < 0.78 for tag in "abcd")
     assert all(list(prompt) == sorted(prompt) for prompt in (text.replace(", ", "") for text in drawn))
-    assert len({prompt for prompt in drawn}) > 12
+    assert len(set(drawn)) > 12
     assert all(prompts({"prompt": "a, b"}, tag_dropout=0.95))
     assert set(prompts({"prompt": "a, b"}, tag_dropout=0.95, keep_tags=1)) == {"a", "a, b"}
 
