@@ -108,7 +108,7 @@ class MultiResolutionSTFT(nn.Module):
 
     def __init__(self, params: SpectralParams, sample_rate: int):
         super().__init__()
-        self.params = params
+        self.params, self.margin = params, max(params.fft_sizes) // 2
         if params.perceptual_weighting:
             self.register_buffer("fir", a_weighting_fir(sample_rate).to(torch.get_default_dtype()), persistent=False)
         self.resolutions = nn.ModuleList(Resolution(params, index, sample_rate) for index in range(len(params.fft_sizes)))
@@ -122,9 +122,9 @@ class MultiResolutionSTFT(nn.Module):
         self._check(target, estimate)
         with torch.autocast(target.device.type, enabled=False):  # logarithms of half-precision spectra are noise
             with torch.no_grad():
-                target = self._weighted(target)
-            estimate = self._weighted(estimate)
-            distances = torch.stack([resolution(target, estimate) for resolution in self.resolutions]).mean(0)
+                target = self._reflected(self._weighted(target))
+            estimate = self._reflected(self._weighted(estimate))
+            distances = torch.stack([resolution(target, estimate, self.margin) for resolution in self.resolutions]).mean(0)
         if len(distances) == 1:
             return {"mrstft": distances[0]}
         total, difference, left, right = distances
@@ -141,6 +141,11 @@ class MultiResolutionSTFT(nn.Module):
         """(B, C, T) in at least single precision, filtered where hearing is to be modelled."""
         audio = at_least_single(audio)
         return fir_filter(audio, self.fir) if self.params.perceptual_weighting else audio
+
+    def _reflected(self, audio: Tensor) -> Tensor:
+        """(B, C, T) to (2, B, T + 2 margin) for stereo, else (1, C B, T + 2 margin): the ends reflected once for all resolutions."""
+        padded = F.pad(audio.transpose(0, 1), (self.margin, self.margin), mode="reflect")
+        return padded if len(padded) == 2 else padded.flatten(0, 1)[None]
 
 
 class Resolution(nn.Module):
@@ -163,12 +168,16 @@ class Resolution(nn.Module):
                 raise ConfigError([Problem(("n_bins",), what, "give fewer bands")])
             self.register_buffer("mel", mel.to(torch.get_default_dtype()), persistent=False)
 
-    def forward(self, target: Tensor, estimate: Tensor) -> Tensor:
-        """(S,) distances of S signals: sum, difference, left and right of stereo, or of all channels as one."""
+    def forward(self, target: Tensor, estimate: Tensor, margin: int) -> Tensor:
+        """(S,) distances of S signals: sum, difference, left and right of stereo, or of all channels as one.
+
+        Args:
+            target: (P, N, T + 2 margin), of which this transform needs half its length on both sides.
+            estimate: the same.
+        """
         transform = ShortTime(self.window.to(estimate.dtype), self.hop_size)
-        with torch.no_grad():
-            target = self._centred_frames(target)
-        estimate = self._centred_frames(estimate)
+        inset = margin - self.fft_size // 2
+        target, estimate = (audio[..., inset : audio.shape[-1] - inset] for audio in (target, estimate))
         if self._is_plain and not torch.compiler.is_compiling():  # a compiler fuses the formula by itself
             params = self.params
             weights = MagnitudeWeights(params.w_sc, params.w_log_mag, params.w_lin_mag, math.sqrt(params.eps))
@@ -183,11 +192,6 @@ class Resolution(nn.Module):
         params = self.params
         changed = (params.scale, params.scale_invariance, params.w_phs, params.log_eps)
         return not any(changed) and params.mag_distance == "L1" and params.reduction == "mean"
-
-    def _centred_frames(self, audio: Tensor) -> Tensor:
-        """(B, C, T) to (2, B, T') for stereo, else (1, C B, T'): reflected at the ends, so that frames are centred on its samples."""
-        padded = F.pad(audio.transpose(0, 1), (self.fft_size // 2,) * 2, mode="reflect")
-        return padded if len(padded) == 2 else padded.flatten(0, 1)[None]
 
     def _distance(self, wanted: Tensor, given: Tensor) -> Tensor:
         params, distance = self.params, given.real.new_zeros(len(given))
