@@ -1,64 +1,41 @@
 """Looking over a folder of audio before training: which files there are, what they hold, and which cannot be used.
 
-Only headers and a few short stretches are read, so the time goes with the number of files and not with their length; short
-files are read whole. Bad files are listed with their cause, once, and never served.
+Only what is new or changed since the last time is looked at. Bad files are listed with their cause, once, and never served.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from stable_audio_tools.audio.io import CANNOT_READ, CONTAINERS, AudioInfo, can_make, peak_level, probe, read_part, shown
+from stable_audio_tools.audio.io import CONTAINERS, AudioInfo, shown
 from stable_audio_tools.configs.errors import ConfigError, Problem
-from stable_audio_tools.data.captions import SIDECARS, Metadata, over, read_sidecars, read_tables
-from stable_audio_tools.data.tags import read_tags
+from stable_audio_tools.data.captions import over, read_tables
+from stable_audio_tools.data.file_table import AudioFile, FileTable
+from stable_audio_tools.data.findings import Finding, Limits, Sound, look, unfit, unfit_audio
+from stable_audio_tools.data.listing import Listing, list_folder
+from stable_audio_tools.data.scan_cache import Findings, ScanCache
 from stable_audio_tools.data.types import Fault
+
+__all__ = ["AudioFile", "Limits", "Scan", "report", "scan_folder", "unfit", "unfit_audio"]
 
 log = logging.getLogger(__name__)
 
-WHOLE = 65536  # frames up to which a file is read whole
-STRETCH = 4096  # frames read at the start, in the middle and at the end of a longer one
-BLOCK = 1 << 19  # frames read at once where all of a file is read
 PROGRESS_S = 10.0
 LISTED = 20  # bad files named in the log, and causes in an error
+THREADS = min(32, 4 * (os.cpu_count() or 1))
+TASK = 64  # files that a thread looks at before it comes back, at most: coming back costs as much as a small file
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-THREADS = min(32, 4 * (os.cpu_count() or 1))
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a file must have to be used.
-
-    min_seconds: length. silence_db: peak level below which audio is silent, in dB of full scale; None: silence is fine.
-    channels: what its channels must turn into; None: anything.
-    """
-
-    min_seconds: float = 0.02
-    silence_db: float | None = -60.0
-    channels: int | None = None
-
-    def silent(self, peak: float) -> bool:
-        return self.silence_db is not None and peak < 10 ** (self.silence_db / 20)
-
-
-@dataclass(frozen=True, slots=True)
-class AudioFile:
-    """A file that can be used. relpath: relative to the dataset's root, with "/"."""
-
-    path: str
-    relpath: str
-    info: AudioInfo
-    metadata: Metadata
+Progress = Callable[[int, int], None]  # files done, of how many
+USUAL = Limits()
 
 
 @dataclass(frozen=True)
@@ -67,49 +44,122 @@ class Scan:
 
     files: usable ones, in the order of their relative paths. bad: all others, with causes.
     caption_problems: captions that cannot be used, as "file:line: cause". others: numbers of other files, by extension.
+    sounds: of `files`, where they were read whole. silent: how many of `bad` hold nothing else.
     """
 
     root: str
-    files: tuple[AudioFile, ...]
+    files: Sequence[AudioFile]
     bad: tuple[Fault, ...]
     caption_problems: tuple[str, ...] = ()
     others: dict[str, int] = field(default_factory=dict)
+    sounds: tuple[Sound, ...] = ()
+    silent: int = 0
 
     @property
     def uncaptioned(self) -> int:
+        if isinstance(self.files, FileTable):
+            return len(self.files) - self.files.captioned
         return sum("prompt" not in file.metadata for file in self.files)
 
+    @property
+    def hours(self) -> float:
+        return sum(info.seconds for info in self.infos()) / 3600
 
-def scan_folder(root: str | os.PathLike[str], limits: Limits = Limits(), *, thorough: bool = False, tags: bool = False) -> Scan:
+    def infos(self) -> Iterable[AudioInfo]:
+        """The headers of `files`."""
+        return self.files.infos() if isinstance(self.files, FileTable) else [file.info for file in self.files]
+
+
+def scan_folder(
+    root: str | os.PathLike[str],
+    limits: Limits = USUAL,
+    *,
+    thorough: bool = False,
+    tags: bool = False,
+    keep: bool = True,
+    progress: Progress | None = None,
+) -> Scan:
     """Look over a folder and everything below it, except names that start with a dot.
 
     Args:
         thorough: read every file whole, which also finds damage in the middle.
         tags: take metadata from the tags inside files, too; what a table or a file beside them says wins.
+        keep: use what was found the last time, and keep what is found now; `data.scan_cache` says where.
+        progress: is told how far it is; left out: the log is, every few seconds.
 
     Raises:
         ConfigError: the folder cannot be read, or its caption table.
     """
-    top = Path(root).expanduser()
-    _check_folder(top)
-    listing = _list(str(top))
-    table = read_tables(top)
-    log.info("%s: looking over %d audio files", shown(top), len(listing.audio))
+    top = str(Path(root).expanduser())
+    listing = list_folder(top)
+    table = read_tables(Path(top))
+    findings = _found(top, listing, limits, thorough, tags, keep, progress)
 
-    files: list[AudioFile] = []
-    bad = list(listing.bad)
+    files, sounds, bad, silent = [], [], list(listing.bad), 0
     caption_problems = list(table.problems)
-    relpaths = sorted((os.path.relpath(path, top).replace(os.sep, "/"), path) for path in listing.audio)
-    checks = in_threads(lambda pair: _look(pair[1], limits, thorough, tags, listing.sidecars), relpaths, shown(top))
-    for (relpath, path), (info, cause, inside, beside, problems) in zip(relpaths, checks, strict=True):
-        caption_problems += problems
-        if info is None:
-            bad.append(Fault(shown(path), cause))
-        else:
-            files.append(AudioFile(path, relpath, info, over(inside | table.entries.get(relpath, {}), beside)))
-    unknown = table.entries.keys() - {relpath for relpath, _ in relpaths}
+    for file in listing.audio:
+        finding = findings[file.relpath][1]
+        cause = finding.unfit(file.path, limits)
+        if cause or finding.info is None:
+            bad.append(Fault(shown(file.path), cause))
+            silent += finding.info is not None and limits.silent(finding.sound.peak)
+            continue
+        caption_problems += finding.problems
+        files.append((file.relpath, finding.info, over(finding.inside | table.entries.get(file.relpath, {}), finding.beside)))
+        sounds.append(finding.sound)
+    unknown = table.entries.keys() - findings.keys()
     caption_problems += [f"{shown(top)}: the caption table names {shown(name)}, which is no audio file here" for name in sorted(unknown)]
-    return Scan(str(top), tuple(files), tuple(bad), tuple(caption_problems), dict(listing.others))
+    heard = tuple(sounds) if thorough else ()
+    return Scan(top, FileTable.of(top, files), tuple(bad), tuple(caption_problems), dict(listing.others), heard, silent)
+
+
+def _found(top: str, listing: Listing, limits: Limits, thorough: bool, tags: bool, keep: bool, progress: Progress | None) -> Findings:
+    """What each file holds: known from the last time, or looked at now."""
+    cache = ScanCache(top, tags) if keep else None
+    known = cache.read() if cache else {}
+    marks = {file.relpath: listing.mark(file) for file in listing.audio}
+    findings = {name: known[name] for name, mark in marks.items() if _still_true(known.get(name), mark, limits, thorough)}
+    new = [file for file in listing.audio if file.relpath not in findings]
+    log.info("%s: looking over %d audio files%s", shown(top), len(new), f"; {len(findings)} are known" if findings else "")
+    try:
+        looked = in_threads(lambda file: look(file.path, listing.sidecars, limits, thorough=thorough, tags=tags), new, shown(top), progress)
+        for file, finding in zip(new, looked, strict=True):
+            findings[file.relpath] = marks[file.relpath], finding
+    finally:
+        if cache and new:
+            cache.write(findings)
+    return findings
+
+
+def _still_true(known: tuple[tuple[int, ...], Finding] | None, mark: tuple[int, ...], limits: Limits, thorough: bool) -> bool:
+    return known is not None and known[0] == mark and known[1].suffices(limits, thorough)
+
+
+def in_threads(work: Callable[[_T], _R], items: Sequence[_T], what: str, progress: Progress | None = None) -> Iterator[_R]:
+    """Results in the order of `items`; without `progress`, the log says every few seconds how far it is."""
+    progress = progress or _logged(what)
+    size = max(1, min(TASK, len(items) // (4 * THREADS)))
+    tasks = [items[start : start + size] for start in range(0, len(items), size)]
+    done = 0
+    with ThreadPoolExecutor(THREADS) as pool:
+        for results in pool.map(lambda task: [work(item) for item in task], tasks):
+            yield from results
+            done += len(results)
+            progress(done, len(items))
+
+
+def _logged(what: str) -> Progress:
+    """A line in the log every few seconds."""
+    started = told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told > PROGRESS_S and done < total:
+            told, left = now, (now - started) / done * (total - done)
+            log.info("%s: %d of %d files looked over, about %.0f s left", what, done, total, left)
+
+    return progress
 
 
 def report(scan: Scan) -> None:
@@ -129,8 +179,7 @@ def report(scan: Scan) -> None:
         log.warning("%s: %d captions cannot be used:\n%s", root, len(lines), shortened(lines))
     if 0 < scan.uncaptioned < len(scan.files):
         log.warning("%s: %d of %d files have no caption; their prompt is empty", root, scan.uncaptioned, len(scan.files))
-    hours = sum(file.info.seconds for file in scan.files) / 3600
-    log.info("%s: %d files, %.2f hours, %d with captions", root, len(scan.files), hours, len(scan.files) - scan.uncaptioned)
+    log.info("%s: %d files, %.2f hours, %d with captions", root, len(scan.files), scan.hours, len(scan.files) - scan.uncaptioned)
 
 
 def _nothing_usable(scan: Scan, found: int) -> list[Problem]:
@@ -146,133 +195,3 @@ def shortened(lines: Sequence[str]) -> str:
     """The first of many lines, and how many more there are."""
     more = [f"  and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     return "\n".join([*lines[:LISTED], *more])
-
-
-# the list of files
-
-
-@dataclass
-class _Listing:
-    audio: list[str] = field(default_factory=list)
-    bad: list[Fault] = field(default_factory=list)
-    sidecars: dict[str, str] = field(default_factory=dict)
-    others: Counter[str] = field(default_factory=Counter)
-
-
-def _check_folder(top: Path) -> None:
-    try:
-        with os.scandir(top):
-            return
-    except FileNotFoundError:
-        cause = "no such folder"
-    except NotADirectoryError:
-        cause = "a file, not a folder of audio"
-    except OSError as error:
-        cause = f"cannot list the folder: {error.strerror}"
-    raise ConfigError([Problem((), cause, '"path" is relative to where the program starts')], shown(top))
-
-
-def _list(top: str) -> _Listing:
-    """All files below `top`; a folder met twice, through a link, is read once."""
-    listing, folders, met = _Listing(), [top], set()
-    while folders:
-        folder = folders.pop()
-        try:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in met:
-                continue
-            met.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):  # also the "._*" files that macOS leaves on foreign disks
-                        continue
-                    if entry.is_dir():
-                        folders.append(entry.path)
-                    else:
-                        _sort_in(entry, listing)
-        except OSError as error:
-            listing.bad.append(Fault(shown(folder), f"cannot list the folder: {error.strerror}"))
-    return listing
-
-
-def _sort_in(entry: os.DirEntry[str], listing: _Listing) -> None:
-    extension = os.path.splitext(entry.name)[1].lower()
-    if extension not in CONTAINERS and extension not in CANNOT_READ:
-        listing.others[extension] += 1
-        if extension in SIDECARS:
-            listing.sidecars[os.path.splitext(entry.path)[0] + extension] = entry.path
-    elif not entry.is_file():
-        listing.bad.append(Fault(shown(entry.path), "a broken link, or no regular file"))
-    elif extension in CANNOT_READ:
-        listing.bad.append(Fault(shown(entry.path), f"{extension} cannot be read; convert it, for instance to FLAC"))
-    else:
-        listing.audio.append(entry.path)
-
-
-# one file
-
-
-def _look(
-    path: str, limits: Limits, thorough: bool, tags: bool, sidecars: Mapping[str, str]
-) -> tuple[AudioInfo | None, str, Metadata, Metadata, list[str]]:
-    """What a file holds, or why it cannot be used; its metadata, inside it and beside it, and what is wrong with them."""
-    try:
-        info = probe(path)
-        cause = unfit(path, info, limits) or unfit_audio(path, info, limits, thorough)
-    except ConfigError as error:
-        cause = error.problems[0].message
-    if cause:
-        return None, cause, {}, {}, []
-    inside, damage = read_tags(path) if tags else ({}, [])
-    beside, problems = read_sidecars(path, sidecars)
-    return info, "", inside, beside, damage + problems
-
-
-def unfit(path: str, info: AudioInfo, limits: Limits) -> str:
-    """Why a file cannot be used, by its header; nothing where it can."""
-    extension = os.path.splitext(path)[1].lower()
-    if info.container not in CONTAINERS[extension]:
-        return f"wrong extension: it holds {info.container} ({info.codec})"
-    if info.seconds < limits.min_seconds:
-        return f"too short: {info.frames} samples, {info.seconds:.3f} s of at least {limits.min_seconds} s"
-    if limits.channels and not can_make(limits.channels, info.channels):
-        return f"{info.channels} channels, of which {limits.channels} cannot be made"
-    return ""
-
-
-def unfit_audio(path: str, info: AudioInfo, limits: Limits, thorough: bool) -> str:
-    """Why a file cannot be used, by its audio: read here and there; all of it while everything so far is silent."""
-    here_and_there = [(0, info.frames)]
-    if info.frames > WHOLE:
-        middle, last = info.frames // 2, info.frames - STRETCH
-        here_and_there = [(0, STRETCH), (middle, middle + STRETCH), (last, info.frames)]
-    peaks = [_peak(path, info, start, stop) for start, stop in here_and_there]
-    blocks = range(0, info.frames, BLOCK) if info.frames > WHOLE else ()
-    for start in blocks:
-        if not thorough and not limits.silent(max(peaks)):
-            break
-        peaks.append(_peak(path, info, start, min(start + BLOCK, info.frames)))
-    return f"silent: no sample above {limits.silence_db:g} dB of full scale" if limits.silent(max(peaks)) else ""
-
-
-def _peak(path: str, info: AudioInfo, start: int, stop: int) -> float:
-    """Raises ConfigError where the audio cannot be decoded or is not finite."""
-    audio = read_part(path, info, info.sample_rate, start, stop)
-    peak = peak_level(audio)
-    if not math.isfinite(peak):
-        first = int((~audio.isfinite()).any(0).nonzero()[0]) + start
-        raise ConfigError(f"NaN or infinite samples, the first at {first / info.sample_rate:.2f} s", shown(path))
-    return peak
-
-
-def in_threads(work: Callable[[_T], _R], items: Sequence[_T], what: str) -> Iterator[_R]:
-    """What `work` makes of `items`, in their order, with a line of progress every few seconds."""
-    started = told = time.monotonic()
-    with ThreadPoolExecutor(THREADS) as pool:
-        results: Iterable[_R] = pool.map(work, items)
-        for done, result in enumerate(results, 1):
-            now = time.monotonic()
-            if now - told > PROGRESS_S:
-                told, left = now, (now - started) / done * (len(items) - done)
-                log.info("%s: %d of %d files looked over, about %.0f s left", what, done, len(items), left)
-            yield result
