@@ -7,7 +7,7 @@ cannot be read any more.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, Literal, Self
@@ -28,11 +28,13 @@ from stable_audio_tools.data.draws import below, fraction
 from stable_audio_tools.data.latent_folder import NotServableError
 from stable_audio_tools.data.levels import SoundOptions
 from stable_audio_tools.data.metadata_module import RejectedError, custom_metadata, part_beside
+from stable_audio_tools.data.path_fields import FIXED
 from stable_audio_tools.data.scan import AudioFile, Limits, Scan, report, scan_folder
 from stable_audio_tools.data.stand_in import serve
 from stable_audio_tools.data.stretches import FileStretch, HeldStretch, Stretch, sounding_part
 from stable_audio_tools.data.types import ItemKey, Part, Sample, valid_mask
 
+PROBED = 2  # items that a metadata module is tried on before training, chosen
 PLACES = 8  # starts tried in a file before its crop counts as silent, chosen
 
 
@@ -168,6 +170,32 @@ class AudioDirDataset(Dataset[Any]):
             ConfigError: file after file cannot be served.
         """
         return serve(key, len(self), lambda index, attempt: self._attempt(index, key, attempt), self._name)
+
+    @property
+    def always(self) -> frozenset[str]:
+        """Metadata that every item has."""
+        prompted = zip(self._captioned, self.config.datasets, strict=True)
+        return frozenset(FIXED) | ({"prompt"} if all(captioned or item.prompts.templates for captioned, item in prompted) else set())
+
+    def stored_metadata(self, *, run_code: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Name and metadata of all items, but for what depends on the crop; where a module makes some, of a few items or none.
+
+        Args:
+            run_code: serve a few items of each dataset that has a metadata module.
+        """
+        first = 0
+        for part, (item, captioned) in enumerate(zip(self.config.datasets, self._captioned, strict=True)):
+            length = self.parts[part].length
+            if item.custom_metadata_module is None:
+                caption = {"prompt": ""} if captioned or item.prompts.templates else {}
+                yield from ((name, {**caption, **metadata}) for name, metadata in self._stored(part))
+            elif run_code:
+                yield from ((self._name(index), self[index].metadata) for index in range(first, first + min(length, PROBED)))
+            first += length
+
+    def _stored(self, part: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Name and metadata of the items of a dataset, as far as they are known without reading them."""
+        return ((file.relpath, file.metadata) for file in self.scans[part].files)
 
     def _name(self, index: int) -> str:
         return shown(self._file(index)[1].path)

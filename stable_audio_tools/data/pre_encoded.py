@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -34,6 +35,7 @@ from stable_audio_tools.data.types import ItemKey, Part, Sample, valid_mask
 
 log = logging.getLogger(__name__)
 
+PROBED = 2  # items that a metadata module is tried on before training, chosen
 LISTED = 20  # bad items named in the log
 
 
@@ -199,6 +201,25 @@ class PreEncodedDataset(Dataset[Any]):
             index -= len(kept)
         raise AssertionError("the index is within the length")
 
+    @property
+    def always(self) -> frozenset[str]:
+        """Metadata that every item has."""
+        return frozenset(("path", "dataset_id", "latent_crop_start"))
+
+    def stored_metadata(self, *, run_code: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Name and metadata of all items, but for what depends on the crop; where a module makes some, of a few items or none.
+
+        Args:
+            run_code: serve a few items of each folder that has a metadata module.
+        """
+        first = 0
+        for settings, folder, kept in zip(self.config.datasets, self.folders, self._kept, strict=True):
+            if settings.custom_metadata_module is None:
+                yield from _stored(settings.prompts, folder, kept)
+            elif run_code:
+                yield from ((self._name(index), self[index].metadata) for index in range(first, first + min(len(kept), PROBED)))
+            first += len(kept)
+
     def _name(self, index: int) -> str:
         _, folder, item = self._place(index)
         return folder.name(item)
@@ -277,6 +298,13 @@ def _replaced(clip: Sample, latents: Tensor, start: int) -> Sample:
         return clip._replace(audio=latents)
     latents = latents[:, start : start + frames] if latents.shape[-1] > frames else latents
     return clip._replace(audio=F.pad(latents, (0, frames - latents.shape[-1])), valid_length=latents.shape[-1])
+
+
+def _stored(prompts: PromptOptions, folder: LatentFolder, kept: Sequence[int]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Name and metadata of the items of a folder; those that cannot be read any more are passed over."""
+    for item in kept:
+        with suppress(NotServableError):
+            yield folder.name(item), prompts.drawn(folder.metadata(item), item)
 
 
 def drawn(distribution: Tensor, *names: int | str) -> Tensor:

@@ -15,9 +15,11 @@ from stable_audio_tools.data.buckets import ANY_LENGTH
 from stable_audio_tools.data.dataset import create_dataloader_from_config, parse_dataset_config
 from stable_audio_tools.data.loader import AudioLoader
 from stable_audio_tools.data.metadata_module import require_permission
+from stable_audio_tools.data.needs import check_needs
 from stable_audio_tools.training.clip_lengths import clip_lengths
 from stable_audio_tools.training.config import AnyRun, parse_run_config
 from stable_audio_tools.training.latent_data import check_encoder, check_form, check_shape
+from stable_audio_tools.training.metadata_needs import metadata_needs
 
 DEMO_BATCH_SIZE = 8
 DatasetSource = Mapping[str, Any] | str | os.PathLike[str] | StrictModel
@@ -105,6 +107,7 @@ class AudioDataModule(pl.LightningDataModule):
             allow_code=self.allow_code,
         )
         check_shape(run, loader.dataset)
+        check_needs(loader.dataset, metadata_needs(run))
         return loader
 
     def setup(self, stage: str) -> None:

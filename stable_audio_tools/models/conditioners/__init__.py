@@ -16,7 +16,7 @@ from stable_audio_tools.models.pretransforms import Pretransform
 from stable_audio_tools.models.pretransforms.base import BasePretransformConfig
 
 from .audio import PretransformConditionerConfig, SourceMixConfig
-from .base import BaseConditionerConfig, Condition, Conditioner, Form, MultiConditioner
+from .base import BaseConditionerConfig, Condition, Conditioner, Form, MultiConditioner, ValueKind
 from .clap_audio import CLAPAudioConfig
 from .clap_text import CLAPTextConfig
 from .numeric import IntConfig, ListConfig, NumberConfig
@@ -71,6 +71,10 @@ class ConditioningConfig(StrictModel):
     def width(self, name: str) -> int:
         """Width of the condition of that id."""
         return next(config for config in self.configs if config.id == name).width(self.cond_dim)
+
+    def reads(self, name: str) -> ValueKind:
+        """What metadata the condition of that id is made of."""
+        return "anything" if name in self.pre_encoded_keys else next(config for config in self.configs if config.id == name).reads
 
     def num_tokens(self, name: str) -> int | None:
         """How many tokens the condition of that id has; None: that depends on the metadata."""

@@ -20,6 +20,7 @@ from stable_audio_tools.models.pretransforms.base import BasePretransformConfig
 
 Metadata = Mapping[str, Any]
 Form = Literal["vector", "tokens", "signal"]
+ValueKind = Literal["text", "a number", "a whole number", "anything"]
 
 
 class Condition(NamedTuple):
@@ -92,9 +93,11 @@ class BaseConditionerConfig(StrictModel):
     no gradient reaches stop distributed training.
 
     needs: what of the model around it `build` takes as further keyword arguments: "pretransform" (or None), "sample_rate" in Hz.
+    reads: what metadata it accepts, as far as that can be told before it is built.
     """
 
     needs: ClassVar[tuple[Literal["pretransform", "sample_rate"], ...]] = ()
+    reads: ClassVar[ValueKind] = "anything"
 
     id: str = Field(min_length=1, description="name of the condition, and of the metadata it reads")
     type: str

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
-from .base import BaseConditionerConfig, Condition, ConditionerParams, Form, vector_condition
+from .base import BaseConditionerConfig, Condition, ConditionerParams, Form, ValueKind, vector_condition
 from .clap_files import EMBEDDING, KEY, CLAPFile
 from .frozen import Encoded, FrozenTextEncoder
 from .pretrained_text import (
@@ -88,6 +88,7 @@ class CLAPTextConfig(BaseConditionerConfig):
 
     type: Literal["clap_text"]
     config: CLAPTextParams
+    reads: ClassVar[ValueKind] = "text"
 
     @property
     def form(self) -> Form:

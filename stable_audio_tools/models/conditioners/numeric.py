@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -15,7 +15,7 @@ from stable_audio_tools.configs.errors import value_text
 from stable_audio_tools.models.pretransforms.base import BasePretransformConfig
 from stable_audio_tools.nn.embeddings import NumberEmbedding
 
-from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, vector_condition
+from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, ValueKind, vector_condition
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class IntConfig(BaseConditionerConfig):
 
     type: Literal["int"]
     config: IntParams = Field(default_factory=IntParams)
+    reads: ClassVar[ValueKind] = "a whole number"
 
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> IntConditioner:
         return IntConditioner(self.width(cond_dim), self.config)
@@ -77,6 +78,7 @@ class NumberConfig(BaseConditionerConfig):
 
     type: Literal["number"]
     config: NumberParams = Field(default_factory=NumberParams)
+    reads: ClassVar[ValueKind] = "a number"
 
     def build(self, cond_dim: int, *, tokens: bool = True, pooled: bool = True) -> NumberConditioner:
         return NumberConditioner(self.width(cond_dim), self.config)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.configs.suggest import closest
 
-from .base import BaseConditionerConfig, Condition, ConditionerParams, Form
+from .base import BaseConditionerConfig, Condition, ConditionerParams, Form, ValueKind
 from .frozen import Encoded, FrozenTextEncoder
 from .pretrained_text import (
     PretrainedTextConditioner,
@@ -89,6 +89,7 @@ class T5Config(BaseConditionerConfig):
 
     type: Literal["t5"]
     config: T5Params = Field(default_factory=T5Params)
+    reads: ClassVar[ValueKind] = "text"
 
     @property
     def form(self) -> Form:

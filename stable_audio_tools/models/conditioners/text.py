@@ -6,7 +6,7 @@ B batch, L bytes, E embedding width, D output width.
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.nn.transformer import ContinuousTransformer
 
-from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, vector_condition
+from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, ValueKind, vector_condition
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class BytesConfig(BaseConditionerConfig):
 
     type: Literal["bytes"]
     config: BytesParams = Field(default_factory=BytesParams)
+    reads: ClassVar[ValueKind] = "text"
 
     @property
     def num_tokens(self) -> int | None:

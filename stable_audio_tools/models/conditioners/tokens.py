@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.nn.embeddings import AbsolutePositions
 
-from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, Form
+from .base import BaseConditionerConfig, Condition, Conditioner, ConditionerParams, Form, ValueKind
 from .pretrained_text import Shared, load_tokenizer, parse_text, project, projection, tokenize
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class LUTConfig(BaseConditionerConfig):
 
     type: Literal["lut"]
     config: LUTParams
+    reads: ClassVar[ValueKind] = "text"
 
     @property
     def form(self) -> Form:
