@@ -11,8 +11,7 @@ from typing import Any
 from stable_audio_tools.audio.io import shown
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.data.audio_dir import AudioDirConfig
-from stable_audio_tools.data.scan import Scan, scan_folder
-from stable_audio_tools.data.unread import UnreadConfig
+from stable_audio_tools.data.scan import Scan
 
 BOUNDS_S = (1, 3, 10, 30, 60, 180, 600)  # of the groups that lengths are counted in
 
@@ -87,14 +86,12 @@ def check_data(config: StrictModel, *, sample_rate: int | None = None, thorough:
         thorough: read all of every file.
 
     Raises:
-        ConfigError: a folder, or its table of captions, cannot be read, or data of this type cannot.
+        ConfigError: a folder, or its table of captions, cannot be read.
     """
-    if isinstance(config, UnreadConfig):
-        config.refuse()
     if not isinstance(config, AudioDirConfig):
         return DataReport(())
-    scans = [(item.id, scan_folder(item.path, config.limits(), thorough=thorough)) for item in config.datasets]
-    return DataReport(tuple(folder_report(name, scan, sample_rate) for name, scan in scans))
+    scans = zip(config.datasets, config.scans(thorough=thorough), strict=True)
+    return DataReport(tuple(folder_report(item.id, scan, sample_rate) for item, scan in scans))
 
 
 def folder_report(name: str, scan: Scan, sample_rate: int | None = None) -> FolderReport:

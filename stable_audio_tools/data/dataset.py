@@ -15,7 +15,7 @@ from stable_audio_tools.data.loader import AudioLoader
 from stable_audio_tools.data.metadata_module import require_permission
 from stable_audio_tools.data.pre_encoded import PreEncodedConfig
 from stable_audio_tools.data.synthetic import SyntheticConfig
-from stable_audio_tools.data.unread import WebDatasetConfig
+from stable_audio_tools.data.webdataset import WebDatasetConfig
 
 DATASETS = Family("dataset", AudioDirConfig, SyntheticConfig, PreEncodedConfig, WebDatasetConfig, key="dataset_type")
 DatasetConfig = Annotated[StrictModel, DATASETS]
@@ -64,6 +64,8 @@ def create_dataloader_from_config(
     config = parse_dataset_config(dataset_config)
     require_permission(getattr(config, "code", ()), allow_code)
     dataset = config.build(sample_size=sample_size, sample_rate=sample_rate, audio_channels=audio_channels)
+    if shuffle and isinstance(config, WebDatasetConfig):
+        dataset = config.drawn(dataset)
     return AudioLoader(
         dataset,
         batch_size,

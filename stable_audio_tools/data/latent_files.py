@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ FILE_LIST, DETAILS = "filelist.txt", "details.json"
 FLOATS, INTEGERS = ("e", "f", "d"), "iu"
 
 
-class _Header(NamedTuple):
+class NpyHeader(NamedTuple):
     """channels, frames: the array's shape. tokens: it holds integers."""
 
     channels: int
@@ -56,11 +56,16 @@ class LatentFiles(LatentFolder):
             part = np.ascontiguousarray(whole[:, start:stop])
         except (OSError, ValueError, EOFError) as error:
             raise NotServableError(f"cannot be read: {error}") from None
-        if self.facts.tokens:
-            return torch.from_numpy(part.astype(np.int64))
-        if not np.isfinite(part).all():
-            raise NotServableError("not finite")
-        return torch.from_numpy(part.astype(np.float32))
+        return latent_tensor(part, self.facts.tokens)
+
+
+def latent_tensor(stored: np.ndarray, tokens: bool) -> Tensor:
+    """Numbers as `LatentFolder.read` gives them. Raises NotServableError where they are not finite."""
+    if tokens:
+        return torch.from_numpy(stored.astype(np.int64))
+    if not np.isfinite(stored).all():
+        raise NotServableError("not finite")
+    return torch.from_numpy(stored.astype(np.float32))
 
 
 def open_latent_files(root: Path, extension: str) -> LatentFiles:
@@ -71,7 +76,7 @@ def open_latent_files(root: Path, extension: str) -> LatentFiles:
     """
     listed = _listed(root) if (root / FILE_LIST).is_file() else _found(root, extension)
     paths: list[str] = []
-    headers: list[_Header] = []
+    headers: list[NpyHeader] = []
     valid, seconds = [], []
     bad: list[Fault] = []
     for path in listed:
@@ -80,7 +85,7 @@ def open_latent_files(root: Path, extension: str) -> LatentFiles:
             if headers and (header.channels, header.tokens) != (headers[0].channels, headers[0].tokens):
                 what = f"{header.channels} channels of {'tokens' if header.tokens else 'numbers'}"
                 raise ValueError(f"{what}, where {shown(paths[0])} has {headers[0].channels}")
-            real = _valid_frames(document.get("padding_mask"), header.frames)
+            real = valid_frames(document.get("padding_mask"), header.frames)
         except ValueError as error:
             bad.append(Fault(shown(path), str(error)))
             continue
@@ -88,7 +93,7 @@ def open_latent_files(root: Path, extension: str) -> LatentFiles:
         headers.append(header)
         valid.append(real)
         seconds.append(document.get("seconds_total"))
-    first = headers[0] if headers else _Header(0, 0, False)
+    first = headers[0] if headers else NpyHeader(0, 0, False)
     facts = LatentFacts(first.channels, first.tokens, **_made_how(root))
     frames = tuple(header.frames for header in headers)
     return LatentFiles(str(root), facts, frames, tuple(valid), tuple(seconds), tuple(bad), tuple(paths))
@@ -124,23 +129,30 @@ def _listed(root: Path) -> list[str]:
     return [os.path.join(root, name) for name in names if name]
 
 
-def _header(path: str) -> _Header:
+def _header(path: str) -> NpyHeader:
     """Raises ValueError where the file is no whole two-dimensional array of numbers."""
     try:
         with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-            there = os.fstat(file.fileno()).st_size - file.tell()
-    except (OSError, ValueError, EOFError) as error:
-        cause = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"no NumPy array: {cause}") from None
+            return npy_header(file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise ValueError(f"no NumPy array: {error.strerror}") from None
+
+
+def npy_header(file: BinaryIO, size: int) -> NpyHeader:
+    """What the start of a file of `size` bytes says. Raises ValueError where it is no whole two-dimensional array of numbers."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"no NumPy array: {error}") from None
+    there = size - file.tell()
     if len(shape) != 2 or 0 in shape or (dtype.char not in FLOATS and dtype.kind not in INTEGERS):
         raise ValueError(f"{dtype} of shape {shape}; expected numbers of shape (channels, frames)")
     needed = shape[0] * shape[1] * dtype.itemsize
     if there < needed:
         raise ValueError(f"cut off: {there} of {needed} bytes are there")
-    return _Header(*shape, dtype.kind in INTEGERS)
+    return NpyHeader(*shape, dtype.kind in INTEGERS)
 
 
 def _sidecar(path: str) -> dict[str, Any]:
@@ -158,7 +170,7 @@ def _sidecar(path: str) -> dict[str, Any]:
     return document
 
 
-def _valid_frames(mask: Any, frames: int) -> int:
+def valid_frames(mask: Any, frames: int) -> int:
     """Frames up to the last one that a stored mask calls real; all without a mask.
 
     Raises:

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -226,26 +227,18 @@ class S3Store:
             self.cache.put(content, *name)
         return content
 
+    @property
+    def _connection(self) -> Any:
+        return connection(self.profile, self.anonymous, os.getpid())
+
     def _find(self, place: str) -> dict[str, Any]:
-        return self._filesystem().find(place, detail=True)
+        return self._connection.find(place, detail=True)
 
     def _range(self, shard: Shard, start: int, stop: int) -> bytes:
-        content = self._filesystem().cat_file(shard.url.removeprefix(SCHEME), start=start, end=stop)
+        content = self._connection.cat_file(shard.url.removeprefix(SCHEME), start=start, end=stop)
         if len(content) != stop - start:
             raise ConnectionError(f"{len(content)} of {stop - start} bytes came")
         return content
-
-    def _filesystem(self) -> Any:
-        """One for each process and thread, which fsspec keeps."""
-        try:
-            import s3fs
-        except ImportError:
-            raise ConfigError([Problem((), "S3 needs the package s3fs", 'pip install -e ".[s3]"')], self.root) from None
-        once = {"retries": {"total_max_attempts": 1, "mode": "standard"}, "connect_timeout": CONNECT_S, "read_timeout": READ_S}
-        options = {} if self.profile is None else {"profile": self.profile}
-        filesystem = s3fs.S3FileSystem(anon=self.anonymous, use_listings_cache=False, config_kwargs=once, **options)
-        filesystem.retries = 1  # `_patiently` repeats, with a deadline
-        return filesystem
 
     def _patiently(self, ask: Callable[[], _T], what: str, patience_s: float) -> _T:
         started = time.monotonic()
@@ -276,8 +269,9 @@ class S3Store:
                 return ConfigError([Problem((), "there is no such bucket", "is it spelled right, and the endpoint its own?")], place)
             return GoneError("the object is not there any more")
         if isinstance(error, PermissionError):
-            asked = f"profile {self.profile!r}" if self.profile else "the default credentials"
-            return ConfigError([Problem((), f"access with {asked} is refused: {_words(error)}", CREDENTIALS)], place)
+            who = f"with profile {self.profile!r}" if self.profile else "with the default credentials"
+            asked = "without credentials" if self.anonymous else who
+            return ConfigError([Problem((), f"access {asked} is refused: {_words(error)}", CREDENTIALS)], place)
         if name in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "NoAuthTokenError"):
             return ConfigError([Problem((), f"no credentials: {_words(error)}", CREDENTIALS)], place)
         if name in ("ProfileNotFound", "ParamValidationError", "InvalidRegionError", "ConfigParseError"):
@@ -285,6 +279,24 @@ class S3Store:
         if isinstance(error, OSError) and error.errno in FOR_EVER:
             return ConfigError([Problem((), f"the request is refused: {_words(error)}")], place)
         return None
+
+
+@lru_cache
+def connection(profile: str | None, anonymous: bool, process: int) -> Any:
+    """An `s3fs.S3FileSystem`, for all threads of a process; it does not survive a fork.
+
+    Raises:
+        ConfigError: s3fs is not installed.
+    """
+    try:
+        import s3fs
+    except ImportError:
+        raise ConfigError([Problem((), "S3 needs the package s3fs", 'pip install -e ".[s3]"')], "dataset config") from None
+    once = {"retries": {"total_max_attempts": 1, "mode": "standard"}, "connect_timeout": CONNECT_S, "read_timeout": READ_S}
+    named = {} if profile is None else {"profile": profile}
+    made = s3fs.S3FileSystem(anon=anonymous, use_listings_cache=False, config_kwargs=once, skip_instance_cache=True, **named)
+    made.retries = 1  # `S3Store` repeats, with a deadline
+    return made
 
 
 def _fixed_part(prefix: str) -> str:

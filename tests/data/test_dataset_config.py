@@ -26,7 +26,7 @@ def test_the_peers_config_is_read_from_a_file_or_a_mapping(tmp_path):
         assert config.datasets[0].path == "/audio/" and not config.drop_last
         assert parse_dataset_config(config) is config
     assert isinstance(parse_dataset_config({"dataset_type": "synthetic"}), SyntheticConfig)
-    assert set(DATASETS.names) == {"audio_dir", "synthetic", "pre_encoded", "wds", "s3"}
+    assert set(DATASETS.names) == {"audio_dir", "synthetic", "pre_encoded", "webdataset", "wds", "s3"}
 
 
 @pytest.mark.parametrize(
