@@ -23,7 +23,6 @@ from torch.utils.data import Dataset
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
-from stable_audio_tools.data.audio_dir import AudioDirDataset
 from stable_audio_tools.data.latent_folder import LatentFacts
 from stable_audio_tools.data.latent_shards import (
     DETAILS,
@@ -48,6 +47,7 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 PROGRESS_S = 10.0
+MOST_BYTES = 1 << 16  # of a tensor among the metadata of an item, chosen: they become text
 LONGEST_S = 24 * 3600  # of a file that is encoded whole; the rest of a longer one is left out
 ANOTHER = "choose another --output-path, or delete this folder"
 
@@ -284,15 +284,20 @@ def make_details(
 
 
 def audio_key(dataset: Dataset[Any], config: StrictModel) -> str:
-    """A hash of which files there are, their sizes and times of change, their metadata, and the user's own code for them."""
+    """A hash of which files there are, their sizes and times of change, their metadata, and the user's own code for them.
+
+    Of tar files, the hash of their names, sizes and marks, and of their indices.
+    """
     digest = hashlib.sha256()
     for _, path in getattr(config, "code", ()):
         digest.update(Path(path).read_bytes())
-    for scan in dataset.scans if isinstance(dataset, AudioDirDataset) else ():
+    for scan in getattr(dataset, "scans", ()):
         for file in scan.files:
             status = os.stat(file.path)
             named = [file.relpath, status.st_size, status.st_mtime_ns, plain(dict(file.metadata))]
             digest.update(json.dumps(named, sort_keys=True).encode())
+    for shards in getattr(dataset, "shards", ()):
+        digest.update(repr(shards.shards).encode() + shards.text.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -324,7 +329,9 @@ def plain(value: Any) -> Any:
     Raises:
         ConfigError: JSON has nothing for it.
     """
-    if isinstance(value, Tensor) or hasattr(value, "tolist"):
+    if hasattr(value, "tolist"):  # a tensor, or an array or number of NumPy
+        if getattr(value, "nbytes", 0) > MOST_BYTES:
+            raise ConfigError(f"metadata of {value.nbytes} bytes are too large to be stored: leave recordings out", "dataset")
         return value.tolist()
     if isinstance(value, Mapping):
         return {str(name): plain(entry) for name, entry in value.items()}

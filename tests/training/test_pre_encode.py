@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -430,3 +431,31 @@ def test_whole_files_exclude_what_they_make_idle(tmp_path, made, capsys):
     )
     written(tmp_path / "audio.json", {"dataset_type": "synthetic"})
     assert "synthetic data have no files of their own length" in refusal(capsys, [*arguments, "--whole-files"])
+
+
+def test_recordings_among_the_metadata_are_refused(tmp_path, made, capsys):
+    audio, _, arguments = made
+    (audio / "code.py").write_text("def get_custom_metadata(info, audio):\n    return {'recording': audio.repeat(1, 9)}\n")
+    item = {"id": "set", "path": str(audio), "custom_metadata_module": str(audio / "code.py")}
+    written(tmp_path / "audio.json", {"dataset_type": "audio_dir", "datasets": [item], "random_crop": False})
+    assert "are too large to be stored: leave recordings out" in refusal(capsys, [*arguments, "--allow-code"])
+
+
+def test_tar_files_are_encoded_item_by_item_and_a_changed_one_is_noticed(tmp_path, made, capsys, monkeypatch):
+    audio, _, arguments = made
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def pack(count: int) -> None:
+        with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+            for number in range(count):
+                for suffix in ("wav", "txt"):
+                    tar.add(audio / f"{number}.{suffix}", f"{number}.{suffix}")
+
+    pack(6)
+    item = {"id": "tars", "path": str(tmp_path / "shard.tar")}
+    written(tmp_path / "audio.json", {"dataset_type": "webdataset", "datasets": [item], "random_crop": False})
+    assert main([*arguments, "--latents", "mean", "--verify", "2"]) == 0
+    stored = latents_of(tmp_path / "latents")
+    assert [stored[index].metadata["prompt"] for index in range(6)] == [f"clip {number}" for number in range(6)] and len(stored) == 6
+    pack(7)
+    assert "audio\n" in refusal(capsys, [*arguments, "--latents", "mean"])
