@@ -219,6 +219,8 @@ ROWS: dict[str, tuple[str, ...]] = {
         "training/test_host.py::test_a_demo_neither_kills_the_run_nor_moves_its_random_numbers",
         "training/test_reconstruction_losses.py::test_a_terms_weight_depends_on_the_step_alone",
         "training/test_distributed.py::test_two_processes_train_one_model_each_with_its_own_noise",
+        "training/test_ddp.py::test_a_step_takes_the_mean_of_the_gradients_of_all_ranks_each_with_its_own_noise",
+        "training/test_matrix.py::test_a_stopped_run_goes_on_as_if_it_had_not_stopped",
     ),
     "S7 guided sampling calls an undefined name": (ELSEWHERE,),
     "S8 negative conditions and rescaling are accepted and dropped": (

@@ -155,7 +155,7 @@ class CommandLine(LightningCLI):
 
     def _build(self, resume_from: Path | None) -> tuple[dict[str, Any], TrainingModule]:
         """The machine, tried out, and the module, once the data have been read."""
-        machine = self.trainer_options.machine(len(self.run_config.training.required_players()))
+        machine = self.trainer_options.machine(self.run_config.training)
         self.datamodule.build(self.run_config, self.subcommand)
         weights, steps = self.given.model.weights, self.trainer_options.steps
         module = build_module(self.run_config, self.document, seed=self.seed, weights=weights, steps=steps, resume_from=resume_from)

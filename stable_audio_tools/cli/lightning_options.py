@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.training.data_module import AudioDataModule
 from stable_audio_tools.training.machine import machine_arguments
+from stable_audio_tools.training.sections import TrainingConfig
 from stable_audio_tools.training.start import FoldWeightNorm, StartingWeights, StepSettings
 
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "precision")
@@ -148,14 +149,15 @@ class TrainerOptions:
         clip = self.given["gradient_clip_val"] or 0.0
         return StepSettings(self.given["accumulate_grad_batches"], float(clip), self.given["log_every_n_steps"] or 10)
 
-    def machine(self, players: int) -> dict[str, Any]:
+    def machine(self, training: TrainingConfig) -> dict[str, Any]:
         """Where and how to compute; the other options are tried out too.
 
         Raises:
             ConfigError: this machine lacks something, or Lightning refuses an option.
         """
         asked = {name: self.given[name] for name in MACHINE} | {"precision": self.given["precision"] or "auto"}
-        machine = machine_arguments(asked, players=players, flag="--trainer.{}".format)
+        players, rests = len(training.required_players()), training.rests_weights()
+        machine = machine_arguments(asked, players=players, rests=rests, flag="--trainer.{}".format)
         try:
             pl.Trainer(**copy.deepcopy(machine), **self._lightnings(), logger=False, **self.validation(True))
         except (MisconfigurationException, ValueError, TypeError) as error:

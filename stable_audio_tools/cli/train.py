@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stable_audio_tools.training.module import TrainingModule
     from stable_audio_tools.training.monitor import Goal
     from stable_audio_tools.training.run import RunSettings, TrainingRun
+    from stable_audio_tools.training.sections import TrainingConfig
 
 __all__ = ["configure", "run"]
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(options, _resume_command(args, options))
     data = _data(options)
     settings = replace(settings, goal=_goal(options, validates=data.validates))
-    machine = _machine(options, players=len(settings.config.training.required_players()))
+    machine = _machine(options, settings.config.training)
     with _matmul_precision(options["matmul_precision"]):
         data.build(settings.config)
         if options["find_lr"]:
@@ -142,13 +143,13 @@ def _flags(names: Sequence[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
-def _machine(options: Mapping[str, Any], *, players: int) -> dict[str, Any]:
+def _machine(options: Mapping[str, Any], training: TrainingConfig) -> dict[str, Any]:
     from stable_audio_tools.training.loggers import check_logger
     from stable_audio_tools.training.machine import machine_arguments
 
     check_logger(options["logger"])
     asked = {name: options[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
-    return machine_arguments(asked, players=players)
+    return machine_arguments(asked, players=len(training.required_players()), rests=training.rests_weights())
 
 
 def _module(options: Mapping[str, Any], settings: RunSettings) -> TrainingModule:

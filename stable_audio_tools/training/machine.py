@@ -26,14 +26,13 @@ def as_flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def machine_arguments(asked: Mapping[str, Any], *, players: int, flag: Callable[[str], str] = as_flag) -> dict[str, Any]:
+def machine_arguments(asked: Mapping[str, Any], *, players: int, rests: bool, flag: Callable[[str], str] = as_flag) -> dict[str, Any]:
     """Trainer arguments for where and how to compute.
-
-    Players take turns, so that in a batch most weights get no gradient, which plain DDP takes for a mistake.
 
     Args:
         asked: accelerator, devices, num_nodes, strategy and precision.
         players: how many optimizers take turns.
+        rests: some weights get no gradient in some steps, which plain DDP takes for a mistake.
         flag: how messages write an option.
 
     Raises:
@@ -54,7 +53,7 @@ def machine_arguments(asked: Mapping[str, Any], *, players: int, flag: Callable[
     if asked["strategy"] == "fsdp" and trial.world_size == 1:
         what, fix = "it shares a model out among several devices, and this run has one", f"{flag('devices')} 2 or more, or another strategy"
         raise ConfigError([Problem((), what, fix)], source=f"{flag('strategy')} fsdp")
-    if players > 1 and asked["strategy"] in ("auto", "ddp") and isinstance(trial.strategy, DDPStrategy):
+    if rests and asked["strategy"] in ("auto", "ddp") and isinstance(trial.strategy, DDPStrategy):
         machine["strategy"] = "ddp_find_unused_parameters_true"
     return machine
 

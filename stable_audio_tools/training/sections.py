@@ -78,15 +78,17 @@ class TrainingConfig(StrictModel):
         """The groups that optimizer_configs must name when it is given."""
         return self.players()
 
+    def rests_weights(self) -> bool:
+        """Whether some trained weights get no gradient in some steps: players take turns, or something is frozen on the way."""
+        return len(self.required_players()) > 1
+
 
 class AutoencoderTrainingConfig(TrainingConfig):
     """Reconstruction with spectral, time, bottleneck and adversarial losses."""
 
     warmup_steps: int = Field(0, ge=0, description="train steps before the adversarial and feature losses count")
     warmup_mode: Literal["adv", "full"] = Field("adv", description="adv: the discriminator learns during warm-up; full: it waits")
-    encoder_freeze_on_warmup: bool = Field(
-        False, description="after warm-up latents stay as they are: only what decodes them learns"
-    )
+    encoder_freeze_on_warmup: bool = Field(False, description="after warm-up latents stay as they are: only what decodes them learns")
     use_ema: bool = Field(False, description="keep an exponential moving average, used for demos, validation and export")
     force_input_mono: bool = Field(False, description="the encoder hears the mean of the channels")
     latent_mask_ratio: float = Field(0.0, ge=0, le=1, description="share of latent values zeroed at random")
@@ -126,6 +128,9 @@ class AutoencoderTrainingConfig(TrainingConfig):
 
     def required_players(self) -> tuple[str, ...]:
         return self.players() if self.loss_configs.discriminator is not None else ("autoencoder",)
+
+    def rests_weights(self) -> bool:
+        return super().rests_weights() or self.encoder_freeze_on_warmup
 
 
 class DenoisingTrainingConfig(TrainingConfig):

@@ -33,8 +33,18 @@ TrainingModule._finish_step = finish
 """
 
 
+def frozen_encoder():
+    """An autoencoder of one player, which from step 2 on has no gradient for all of its weights."""
+    config = configs.autoencoder(warmup_steps=1, encoder_freeze_on_warmup=True)
+    del config["training"]["loss_configs"]["discriminator"]
+    return config
+
+
+KINDS = {"frozen_encoder": frozen_encoder}
+
+
 def command(folder, kind, *flags):
-    (folder / "model.json").write_text(json.dumps(getattr(configs, kind)()))
+    (folder / "model.json").write_text(json.dumps(KINDS.get(kind, getattr(configs, kind, None))()))
     (folder / "data.json").write_text(json.dumps({"dataset_type": "synthetic", "num_items": 64, "hold_out": 0}))
     (folder / "watch.py").write_text(WATCH)
     data = ["--dataset-config", "data.json", "--val-dataset-config", "data.json", "--val-every", "2", "--num-workers", "0"]
@@ -60,7 +70,9 @@ def assert_ranks_agree(folder, step):
     assert all(not torch.equal(a, b) for a, b in zip(first["noise"], second["noise"], strict=True))
 
 
-@pytest.mark.parametrize("kind", ["text_to_audio", "autoencoder", "language_model", "inpainting", "diffusion_autoencoder"])
+@pytest.mark.parametrize(
+    "kind", ["text_to_audio", "autoencoder", "language_model", "inpainting", "diffusion_autoencoder", "frozen_encoder"]
+)
 def test_two_processes_train_one_model_each_with_its_own_noise(kind, tmp_path):
     def run(*flags):
         done = subprocess.run(

@@ -282,7 +282,7 @@ def asked(strategy, devices="2", **more):
 
 
 def test_fsdp_is_fsdp2_on_any_device():
-    machine = machine_arguments(asked("fsdp"), players=1)
+    machine = machine_arguments(asked("fsdp"), players=1, rests=False)
     assert isinstance(machine["strategy"], ModelParallelStrategy)
 
 
@@ -297,7 +297,7 @@ def test_fsdp_is_fsdp2_on_any_device():
 )
 def test_a_strategy_that_cannot_work_is_refused(strategy, devices, players, more, message):
     with pytest.raises(ConfigError, match=f"(?s){message}"):
-        machine_arguments(asked(strategy, devices, **more), players=players)
+        machine_arguments(asked(strategy, devices, **more), players=players, rests=players > 1)
 
 
 def without_blocks(folder):
