@@ -64,8 +64,6 @@ def create_dataloader_from_config(
     config = parse_dataset_config(dataset_config)
     require_permission(getattr(config, "code", ()), allow_code)
     dataset = config.build(sample_size=sample_size, sample_rate=sample_rate, audio_channels=audio_channels)
-    if shuffle and isinstance(config, WebDatasetConfig):
-        dataset = config.drawn(dataset)
     return AudioLoader(
         dataset,
         batch_size,
@@ -73,6 +71,7 @@ def create_dataloader_from_config(
         shuffle=shuffle,
         drop_last=getattr(config, "drop_last", True),
         num_workers=num_workers,
+        draws=config.draws(dataset) if shuffle and isinstance(config, WebDatasetConfig) else None,
         grid=grid.in_frames(getattr(dataset, "samples_per_frame", 1)),
         rank=rank,
         world_size=world_size,

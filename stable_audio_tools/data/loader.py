@@ -25,6 +25,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.data.buckets import ANY_LENGTH, LengthGrid, by_length
 from stable_audio_tools.data.order import batches_in, epoch_length, epoch_order, rank_batches
+from stable_audio_tools.data.resampled import Draws
 from stable_audio_tools.data.types import Batch, Fault, ItemKey, Part, collate, fetch
 
 log = logging.getLogger(__name__)
@@ -42,14 +43,14 @@ class AudioLoader:
 
     Args:
         dataset: map-style; see `data.types.fetch` for what it may offer. A `parts` attribute weights stretches of it. With
-            `lengths`, (items,) numbers of samples or frames, batches are of items of similar length. With `epoch_steps`,
-            an epoch is that many batches, and the key of an item is the epoch and the place in it.
+            `lengths`, (items,) numbers of samples or frames, batches are of items of similar length.
         batch_size: items a rank gets at once.
         shuffle: a new order and new crops in every epoch. Without it, which is for evaluation, every pass is the same
             and begins at the beginning, and holds all items: `drop_last` applies to training.
         drop_last: leave out what does not fill a batch on every rank, other items in each epoch.
         num_workers: processes that make batches; 0: this one does.
         grid: lengths that batches of a dataset with `lengths` may have.
+        draws: what epochs are made of; left out: of each item once, or as often as its part's weight says.
         rank, world_size: left out: those of torch.distributed at the time of use, if it runs.
 
     Raises:
@@ -66,6 +67,7 @@ class AudioLoader:
         drop_last: bool = True,
         num_workers: int = 0,
         grid: LengthGrid = ANY_LENGTH,
+        draws: Draws | None = None,
         rank: int | None = None,
         world_size: int | None = None,
     ):
@@ -75,8 +77,8 @@ class AudioLoader:
             raise ValueError(f"rank is {rank} of {world_size}; give both, 0 <= rank < world_size, or neither")
         self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
         self.shuffle, self.drop_last = shuffle, drop_last and shuffle
-        self._parts: Sequence[Part] = getattr(dataset, "parts", None) or (Part(len(dataset)),)  # type: ignore[arg-type]
-        self._epoch_steps: int | None = getattr(dataset, "epoch_steps", None)
+        self.parts: Sequence[Part] = getattr(dataset, "parts", None) or (Part(len(dataset)),)  # type: ignore[arg-type]
+        self.draws = draws
         self.lengths: Tensor | None = getattr(dataset, "lengths", None)
         self.grid = grid
         self.faults: dict[str, str] = {}
@@ -101,7 +103,7 @@ class AudioLoader:
 
     def __len__(self) -> int:
         """Batches in an epoch, on each rank."""
-        return self._count(epoch_length(self.parts), self.ranks[1])
+        return self._count(self._epoch_items(), self.ranks[1])
 
     @property
     def ranks(self) -> tuple[int, int]:
@@ -112,11 +114,6 @@ class AudioLoader:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
-
-    @property
-    def parts(self) -> Sequence[Part]:
-        """What an epoch takes its items from."""
-        return self._parts if self._epoch_steps is None else (Part(self._epoch_steps * self.batch_size * self.ranks[1]),)
 
     @property
     def epoch(self) -> int:
@@ -180,18 +177,24 @@ class AudioLoader:
         """Where the next pass starts, and the order of its epoch."""
         if not self.shuffle and not self._loaded:
             self._position = 0
-        items = epoch_length(self.parts)
+        items = self._epoch_items()
         if not self._count(items - self._position, world_size):  # the data, or the batch size, is not what it was
             log.warning("resumed at item %d of %d, so the next epoch begins", self._position, items)
             self._epoch, self._position = self._epoch + 1, 0
-        shuffled = self.shuffle and self._epoch_steps is None  # draws have no order
-        order = epoch_order(self.parts, self.seed, self._epoch if self.shuffle else 0, shuffle=shuffled)
+        if self.draws is not None:
+            order = self.draws.order(self.seed, self._epoch, items)
+        else:
+            order = epoch_order(self.parts, self.seed, self._epoch if self.shuffle else 0, shuffle=self.shuffle)
         if self.lengths is not None:
             if not (self._position and self._step):
                 self._step = self.batch_size * world_size
             names = (self.seed, "batches", self._epoch) if self.shuffle else ()
             order = by_length(order, self.lengths, self._step, *names)
         return self._position, order
+
+    def _epoch_items(self) -> int:
+        """Of all ranks."""
+        return epoch_length(self.parts) if self.draws is None else self.draws.epoch_steps * self.batch_size * self.ranks[1]
 
     def _count(self, items: int, world_size: int) -> int:
         return batches_in(max(items, 0), self.batch_size, world_size, drop_last=self.drop_last)
@@ -219,7 +222,7 @@ class AudioLoader:
 
     def _check_size(self) -> None:
         if not len(self):
-            step, items = self.batch_size * self.ranks[1], epoch_length(self.parts)
+            step, items = self.batch_size * self.ranks[1], self._epoch_items()
             fix = f'use "drop_last": false in the dataset config, or a batch size of at most {max(items // self.ranks[1], 1)}'
             raise ConfigError([Problem((), f"{items} items do not fill one batch of {step}", fix)], "dataset")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
-from torch.utils.data import Dataset
 
 from stable_audio_tools.audio.io import probe, shown
 from stable_audio_tools.configs.errors import ConfigError, Problem
@@ -31,7 +30,7 @@ from stable_audio_tools.data.levels import idle_settings
 from stable_audio_tools.data.objects import SCHEME, LocalStore, S3Store, Store
 from stable_audio_tools.data.pre_encoded import PreEncodedConfig, PreEncodedDataset, PreEncodedItem
 from stable_audio_tools.data.range_cache import RangeCache, default_folder
-from stable_audio_tools.data.resampled import Resampled
+from stable_audio_tools.data.resampled import Draws
 from stable_audio_tools.data.scan import AudioFile, Limits, Scan, in_threads, unfit, unfit_audio
 from stable_audio_tools.data.shards import AUDIO, Item, Shards, open_shards, report
 from stable_audio_tools.data.stand_in import serve
@@ -201,13 +200,13 @@ class WebDatasetConfig(AudioDirConfig):
         place = item.path or item.s3_path or ""
         return PreEncodedItem(id=item.id, path=place, custom_metadata_module=item.custom_metadata_module, weight=item.weight)
 
-    def drawn(self, dataset: ShardDataset | ShardedLatents) -> Dataset[Any]:
-        """What training epochs are made of: draws from the items, or each of them once."""
+    def draws(self, dataset: ShardDataset | ShardedLatents) -> Draws | None:
+        """What training epochs are made of, where that is not each item once."""
         if not self.resampled_shards:
-            return dataset
+            return None
         runs = dataset.runs()
         weights = [item.weight for item, found in zip(self.datasets, runs, strict=True) for _ in found]
-        return Resampled(dataset, [run for found in runs for run in found], weights, self.epoch_steps)
+        return Draws([run for found in runs for run in found], weights, self.epoch_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +229,9 @@ class ShardDataset(AudioDirDataset):
         self.parts = tuple(Part(len(one), item.weight) for one, item in zip(shards, config.datasets, strict=True))
         self.lengths = None
         self._captioned = tuple(one.captioned > 0 for one in shards)
+
+    def _stored(self, part: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        return _descriptions(self.shards[part], self.config.datasets[part])
 
     def runs(self) -> list[list[range]]:
         """The items of each tar file of each dataset."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stable_audio_tools.data.loader import AudioLoader
-from stable_audio_tools.data.resampled import Resampled
+from stable_audio_tools.data.resampled import BLOCK, Draws
 from stable_audio_tools.data.types import Sample
 
 RUNS, WEIGHTS = [range(0, 10), range(10, 10), range(10, 110), range(110, 111)], [1.0, 9.0, 2.0, 1.0]
@@ -23,7 +23,7 @@ class Keys:
 
 
 def loader(steps=50, batch_size=4, **options):
-    return AudioLoader(Resampled(Keys(), RUNS, WEIGHTS, steps), batch_size, seed=3, **options)
+    return AudioLoader(Keys(), batch_size, seed=3, draws=Draws(RUNS, WEIGHTS, steps), **options)
 
 
 def served(loader, passes=1):
@@ -59,3 +59,13 @@ def test_the_draws_go_on_where_they_were(batch_size, workers, world):
         other.close()
     together = [item for step in zip(*rest, strict=True) for batch in step for item in batch]
     assert together == whole[120:200]
+
+
+def test_how_long_an_epoch_is_does_not_change_how_it_begins():
+    draws = Draws(RUNS, WEIGHTS, 1)
+    long = draws.order(3, 5, 2 * BLOCK + 100)
+    for items in (1, 100, BLOCK, BLOCK + 1):
+        assert torch.equal(draws.order(3, 5, items), long[:items])
+    assert not torch.equal(draws.order(3, 6, 100)[:, 1], long[:100, 1])
+    assert not torch.equal(draws.order(4, 5, 100)[:, 1], long[:100, 1])
+    assert not torch.equal(long[:100, 1], long[BLOCK : BLOCK + 100, 1])
