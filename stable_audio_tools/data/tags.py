@@ -37,7 +37,8 @@ def read_tags(path: str) -> tuple[Metadata, list[str]]:
     try:
         read = TinyTag.get(path, duration=False).as_dict()
     except (TinyTagException, OSError, ValueError, LookupError, RecursionError) as error:  # what damaged tags raise differs by format
-        return {}, [f"{shown(path)}: its tags cannot be read: {str(error) or type(error).__name__}"]
+        cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return {}, [f"{shown(path)}: its tags cannot be read: {cause}"]
     texts = {ours: _joined(read[name]) for name, ours in FIELDS.items() if name in read}
     return {name: _value(name, text) for name, text in texts.items() if text}, []
 
