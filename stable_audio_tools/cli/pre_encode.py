@@ -17,7 +17,9 @@ from stable_audio_tools.configs.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from torch import nn
 
+    from stable_audio_tools.data.latent_shards import ShardFolder
     from stable_audio_tools.inference.latents import LatentEncoder, Stored
+    from stable_audio_tools.models.conditioners.pretrained_text import PretrainedTextConditioner
     from stable_audio_tools.models.config import BaseModelConfig
     from stable_audio_tools.training.pre_encode import Job, Source
 
@@ -54,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default: what training on the fly does)",
     )
     out.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16", help="of latents (default: float16)")
+    out.add_argument("--text", action="store_true", help="also store what the model's frozen text conditioners make of the captions")
     out.add_argument("--shard-items", type=whole(1), default=256, metavar="N", help="items of a file, and of the work lost when stopped")
     run = parser.add_argument_group("the run")
     run.add_argument("--batch-size", type=whole(1), default=4, metavar="N", help="crops encoded at once (default: 4)")
@@ -69,17 +72,25 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     import_plugins(args.plugins)
     kind = _device_kind(args)
-    job = _job(args)
+    job, config = _job(args)
+    texts = _text_conditioners(args, config)
     job.prepare()
 
+    from stable_audio_tools.data.latent_shards import missing_shards, open_shards
     from stable_audio_tools.training.encoding_processes import encode
+    from stable_audio_tools.training.stored_texts import store_texts
 
     try:
         encode(job, kind, processes=args.devices, batch_size=args.batch_size, num_workers=args.num_workers)
     except (OSError, RuntimeError) as error:
         print(f"error: pre-encoding stopped: {error}", file=sys.stderr)
         return 1
-    return _finish(args, job)
+    if missing := missing_shards(job.folder, job.details):
+        log.info("%s: this process is done; %d shards are other processes'", job.folder, len(missing))
+        return 0
+    folder = open_shards(job.folder)
+    counts = store_texts(folder, texts, config.model.conditioning.default_keys, dtype=job.dtype, device=kind) if texts else {}
+    return _finish(args, job, folder, counts)
 
 
 def _device_kind(args: argparse.Namespace) -> str:
@@ -98,8 +109,24 @@ def _device_kind(args: argparse.Namespace) -> str:
     return kind
 
 
-def _job(args: argparse.Namespace) -> Job:
-    """What is to be done; nothing is written yet.
+def _text_conditioners(args: argparse.Namespace, config: BaseModelConfig) -> dict[str, PretrainedTextConditioner]:
+    """Those whose embeddings are to be stored.
+
+    Raises:
+        ConfigError: they were asked for, and the model has none.
+    """
+    from stable_audio_tools.training.stored_texts import text_conditioners
+
+    if not args.text:
+        return {}
+    if not (found := text_conditioners(config)):
+        fix = "leave it out, or name a model that has one: a t5 or clap_text whose network does not train"
+        raise ConfigError([Problem((), "the model has no frozen text conditioner", fix)], "--text")
+    return found
+
+
+def _job(args: argparse.Namespace) -> tuple[Job, BaseModelConfig]:
+    """What is to be done, and the config of the model that it is for; nothing is written yet.
 
     Raises:
         ConfigError: something that was asked for cannot be done.
@@ -124,7 +151,7 @@ def _job(args: argparse.Namespace) -> Job:
         "chunks": _chunks(args),
     }
     details = make_details(source, dataset, encoder, settings, stored=stored, shard_items=args.shard_items)
-    return Job(Path(args.output_path), details, source, dataset, encoder, stored, DTYPES[args.dtype])
+    return Job(Path(args.output_path), details, source, dataset, encoder, stored, DTYPES[args.dtype]), config
 
 
 def _model(args: argparse.Namespace) -> tuple[BaseModelConfig, Callable[[], LatentEncoder]]:
@@ -241,18 +268,15 @@ def _stored(args: argparse.Namespace, encoder: LatentEncoder) -> Stored:
     return args.latents
 
 
-def _finish(args: argparse.Namespace, job: Job) -> int:
+def _finish(args: argparse.Namespace, job: Job, folder: ShardFolder, texts: dict[str, int]) -> int:
     """Say what there is now, and whether it is what the encoder makes."""
-    from stable_audio_tools.data.latent_shards import missing_shards, open_shards
     from stable_audio_tools.training.verify_latents import verify
 
-    if missing := missing_shards(job.folder, job.details):
-        log.info("%s: this process is done; %d shards are other processes'", job.folder, len(missing))
-        return 0
-    folder = open_shards(job.folder)
     found = {"folder": str(job.folder), "key": job.details.key, "items": len(folder), "left_out": [list(fault) for fault in folder.bad]}
     size_mb = sum(path.stat().st_size for path in job.folder.iterdir()) / 1e6
     lines = [f"{job.folder}: {len(folder)} items in {job.details.shards} shards, {size_mb:.1f} MB, stored as {job.stored}"]
+    found |= {"texts": texts} if texts else {}
+    lines += [f"  {count} texts of the conditioner {name}" for name, count in texts.items()]
     lines += [f"  left out: {path}: {cause}" for path, cause in folder.bad]
     verification = verify(job, args.verify) if args.verify else None
     if verification is not None:

@@ -20,6 +20,7 @@ from stable_audio_tools.training.clip_lengths import clip_lengths
 from stable_audio_tools.training.config import AnyRun, parse_run_config
 from stable_audio_tools.training.latent_data import check_encoder, check_form, check_shape
 from stable_audio_tools.training.metadata_needs import metadata_needs
+from stable_audio_tools.training.stored_texts import recall_texts
 
 DEMO_BATCH_SIZE = 8
 DatasetSource = Mapping[str, Any] | str | os.PathLike[str] | StrictModel
@@ -139,6 +140,7 @@ class AudioDataModule(pl.LightningDataModule):
         if loader is not None and self.trainer is not None:
             module: Any = self.trainer.lightning_module
             check_encoder(module.model, loader.dataset)
+            recall_texts(module.model, loader.dataset)
         return loader
 
     @property

@@ -73,11 +73,14 @@ class FrozenTextEncoder(FrozenNetwork):
     Args:
         load: makes a function from texts to the `Encoded` of each.
         max_bytes: of the remembered features; those longest unused are forgotten first.
+
+    `recall` gives the features of those texts that somebody encoded before; the network is asked for the others alone.
     """
 
     def __init__(self, load: Callable[[torch.device], TextEncoder], max_bytes: int = CACHE_BYTES):
         super().__init__(load)
         self.max_bytes = max_bytes
+        self.recall: Callable[[Sequence[str]], dict[str, Encoded]] = lambda texts: {}
         self._known: OrderedDict[str, Encoded] = OrderedDict()
         self._bytes = 0
 
@@ -92,6 +95,8 @@ class FrozenTextEncoder(FrozenNetwork):
         """
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         found = {text: self._known[text] for text in texts if text in self._known}
+        found |= self.recall(new) if new else {}
+        new = [text for text in new if text not in found]
         if new:
             with self.on(device) as encoder:
                 found |= {text: Encoded(row.float().clone(), real.clone()) for text, (row, real) in zip(new, encoder(new), strict=True)}

@@ -76,6 +76,11 @@ class PretrainedTextConditioner(Conditioner):
             self.model.eval()
         return self
 
+    @property
+    def frozen(self) -> FrozenTextEncoder | None:
+        """The network's half that never changes; None: it is trained."""
+        return self._frozen if self.model is None else None
+
     def stand_in(self) -> None:
         if self.model is None:
             self._frozen = blank_encoder(self.num_tokens, self.width)
