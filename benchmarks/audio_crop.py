@@ -1,7 +1,8 @@
 """How much faster a crop by seeking is than decoding the whole file, resampling all of it, and cropping (goal P1).
 
-Both sides end with the same samples, which is checked. Pairs run interleaved, A B B A, one thread, files in the page cache.
-    python benchmarks/audio_crop.py [--files 4] [--file-seconds 120] [--crop-seconds 1.5] [--pairs 5]
+Both sides copy their crops into a batch, as a loader does, and end with the same samples, which is checked. Pairs run
+interleaved, A B B A, one thread, files in the page cache; each side of a pair crops every file `--crops` times.
+    python benchmarks/audio_crop.py [--files 4] [--file-seconds 120] [--crop-seconds 1.5] [--crops 1] [--pairs 5] [--kinds wav flac]
 """
 
 import argparse
@@ -52,25 +53,27 @@ def by_seeking(path: str, info: AudioInfo, start: int, stop: int) -> torch.Tenso
     return read_part(path, info, MODEL_RATE, start, stop)
 
 
-def seconds_for(side: Side, jobs: list[Job]) -> tuple[float, list[torch.Tensor]]:
+def seconds_for(side: Side, jobs: list[Job], batch: torch.Tensor) -> float:
     begin = time.perf_counter()
-    crops = [side(*job) for job in jobs]
-    return time.perf_counter() - begin, crops
+    for row, job in zip(batch, jobs, strict=True):
+        row.copy_(side(*job))
+    return time.perf_counter() - begin
 
 
 def compare(files: list[tuple[str, AudioInfo]], crop: int, pairs: int) -> tuple[list[float], float, float]:
     """Ratios of paired runs, and milliseconds an item of each side."""
     chooser, ratios, slow, fast = random.Random(0), [], [], []
+    batches = torch.ones(2, len(files), 2, crop)  # memory that was touched
     for _ in range(pairs):
         jobs = []
         for path, info in files:
             start = chooser.randrange(resampled_length(info.frames, info.sample_rate, MODEL_RATE) - crop)
             jobs.append((path, info, start, start + crop))
-        runs = [seconds_for(side, jobs) for side in (whole_then_crop, by_seeking, by_seeking, whole_then_crop)]
-        for other in runs[1:]:
-            assert all(torch.equal(a, b) for a, b in zip(runs[0][1], other[1], strict=True)), "the two sides differ"
-        slow.append((runs[0][0] + runs[3][0]) / 2)
-        fast.append((runs[1][0] + runs[2][0]) / 2)
+        order = ((whole_then_crop, 0), (by_seeking, 1), (by_seeking, 1), (whole_then_crop, 0))
+        runs = [seconds_for(side, jobs, batches[number]) for side, number in order]
+        assert torch.equal(*batches), "the two sides differ"
+        slow.append((runs[0] + runs[3]) / 2)
+        fast.append((runs[1] + runs[2]) / 2)
         ratios.append(slow[-1] / fast[-1])
     return ratios, 1e3 * statistics.median(slow) / len(files), 1e3 * statistics.median(fast) / len(files)
 
@@ -80,6 +83,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=4)
     parser.add_argument("--file-seconds", type=float, default=120)
     parser.add_argument("--crop-seconds", type=float, default=1.5)
+    parser.add_argument("--crops", type=int, default=1)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS])
     parser.add_argument("--pairs", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -88,12 +93,12 @@ def main() -> None:
     )
     print(f"ms an item, ratio as median [min..max] of {args.pairs} pairs")
     with tempfile.TemporaryDirectory() as folder:
-        for kind, options in KINDS.items():
+        for kind, options in ((kind, KINDS[kind]) for kind in args.kinds):
             for rate in (48000,) if kind == "opus" else (44100, 48000):
                 paths = [Path(folder) / f"{number}-{rate}.{kind}" for number in range(args.files)]
                 for number, path in enumerate(paths):
                     write(path, args.file_seconds, rate, options, number)
-                files = [(str(path), probe(path)) for path in paths]
+                files = [(str(path), probe(path)) for path in paths] * args.crops
                 ratios, whole_ms, seek_ms = compare(files, round(args.crop_seconds * MODEL_RATE), args.pairs)
                 goal = f"goal {GOALS[kind]}" if args.crop_seconds < 5 else ""
                 print(
