@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from time import perf_counter
 from typing import Any, Literal, Self
 
@@ -29,7 +28,7 @@ from stable_audio_tools.data.latent_folder import NotServableError
 from stable_audio_tools.data.levels import SoundOptions
 from stable_audio_tools.data.metadata_module import RejectedError, custom_metadata, part_beside
 from stable_audio_tools.data.path_fields import FIXED
-from stable_audio_tools.data.scan import AudioFile, Limits, Scan, report, scan_folder
+from stable_audio_tools.data.scan import AudioFile, Limits, Progress, Scan, report, scan_folder
 from stable_audio_tools.data.stand_in import serve
 from stable_audio_tools.data.stretches import FileStretch, HeldStretch, Stretch, sounding_part
 from stable_audio_tools.data.types import ItemKey, Part, Sample, valid_mask
@@ -44,6 +43,9 @@ class AudioDirItem(DescribedItem):
     id: str = Field(min_length=1, description="a name for messages and the metadata key dataset_id")
     path: str = Field(min_length=1, description="folder; everything below it is read, except names that start with a dot")
     file_tags: bool = Field(False, description="tags inside the files are metadata: ID3, Vorbis comments, RIFF INFO, MP4 atoms")
+    scan_cache: bool = Field(
+        True, description="what was found in the files is kept beside them, or below ~/.cache, and only new and changed ones are looked at"
+    )
     weight: float = Field(1.0, gt=0, description="how often an epoch holds each file; 0.5: every other epoch, 2: twice, other crops")
 
 
@@ -91,18 +93,17 @@ class AudioDirConfig(SoundOptions, LengthOptions):
     def limits(self, audio_channels: int | None = None) -> Limits:
         return Limits(self.min_seconds, self.silence_threshold_db, audio_channels)
 
-    def scans(self, audio_channels: int | None = None, *, thorough: bool = False) -> list[Scan]:
+    def scans(self, audio_channels: int | None = None, *, thorough: bool = False, progress: Progress | None = None) -> list[Scan]:
         """What each dataset holds.
 
         Args:
-            audio_channels: what files must be turned into. thorough: read all of every file.
+            audio_channels: what files must be turned into. thorough: read all of every file. progress: as `scan_folder` takes it.
 
         Raises:
             ConfigError: a folder, or its table of captions, cannot be read.
         """
         limits = self.limits(audio_channels)
-        found = [(item, scan_folder(item.path, limits, thorough=thorough, tags=item.file_tags)) for item in self.datasets]
-        return [_described(item, scan) for item, scan in found]
+        return [_scanned(item, limits, thorough, progress) for item in self.datasets]
 
     def build(self, *, sample_size: int, sample_rate: int, audio_channels: int = 2) -> AudioDirDataset:
         """Look over the folders.
@@ -115,15 +116,14 @@ class AudioDirConfig(SoundOptions, LengthOptions):
         scans = self.scans(audio_channels)
         for scan in scans:
             report(scan)
-        check_described(self.datasets, [[(file.relpath, file.metadata) for file in scan.files] for scan in scans])
+        check_described(self.datasets, [((file.relpath, file.metadata) for file in scan.files) for scan in scans])
         return AudioDirDataset(self, scans, sample_size, sample_rate, audio_channels)
 
 
-def _described(item: AudioDirItem, scan: Scan) -> Scan:
-    """The scan with what the config says about its files."""
-    if item.path_pattern is None and not item.captions_per_line:
-        return scan
-    return replace(scan, files=tuple(replace(file, metadata=item.described(file.relpath, file.metadata)) for file in scan.files))
+def _scanned(item: AudioDirItem, limits: Limits, thorough: bool, progress: Progress | None) -> Scan:
+    """What a folder holds, with what the config says about its files."""
+    scan = scan_folder(item.path, limits, thorough=thorough, tags=item.file_tags, keep=item.scan_cache, progress=progress)
+    return scan if item.path_pattern is None and not item.captions_per_line else scan.described(item.described)
 
 
 class AudioDirDataset(Dataset[Any]):
@@ -150,7 +150,7 @@ class AudioDirDataset(Dataset[Any]):
 
     def _lengths(self) -> Tensor:
         """(items,) int64: samples of each item, before silence is left out."""
-        infos = (file.info for scan in self.scans for file in scan.files)
+        infos = (info for scan in self.scans for info in scan.infos())
         totals = (resampled_length(info.frames, info.sample_rate, self.sample_rate) for info in infos)
         return torch.tensor([min(total, self.sample_size) for total in totals])
 

@@ -57,6 +57,8 @@ class DescribedItem(StrictModel):
         Args:
             place: of this config. items: relative paths and metadata, as `described` gives them.
         """
+        if self.path_pattern is None and not self.prompts.templates:
+            return
         relpaths, known = [], {*FIXED[:-1]}
         unusable: dict[str, str] = {}
         fields = {name for _, name in self.prompts.fields()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -82,10 +82,6 @@ class FileTable(Sequence[AudioFile]):
     def infos(self) -> Iterator[AudioInfo]:
         """What the headers say, file by file."""
         return (_info(row, self.forms) for row in self.headers.tolist())
-
-    def described(self, describe: Callable[[str, Metadata], Metadata]) -> FileTable:
-        """The same files with other metadata, made of the relative path and the present ones."""
-        return FileTable.of(self.root, ((file.relpath, file.info, describe(file.relpath, file.metadata)) for file in self))
 
 
 def _row(info: AudioInfo, forms: dict[tuple[str, str], int]) -> tuple[int, int, int, int]:

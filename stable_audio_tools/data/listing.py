@@ -19,10 +19,11 @@ ABSENT: Mark = (0, 0, 0)
 
 
 class Found(NamedTuple):
-    """An audio file. relpath: relative to the top, with "/". mark: changes with its content."""
+    """An audio file. relpath: relative to the top, with "/". stem: its path without the extension. mark: changes with its content."""
 
     relpath: str
     path: str
+    stem: str
     mark: Mark
 
 
@@ -42,8 +43,8 @@ class Listing:
 
     def mark(self, file: Found) -> Mark:
         """The marks of a file and of each that can stand beside it."""
-        stem = os.path.splitext(file.path)[0]
-        return sum((self.sidecar_marks.get(stem + extension, ABSENT) for extension in SIDECARS), file.mark)
+        beside = [self.sidecar_marks.get(file.stem + extension, ABSENT) for extension in SIDECARS]
+        return sum(beside, file.mark)
 
 
 def list_folder(top: str) -> Listing:
@@ -96,7 +97,7 @@ def _sort_in(entry: os.DirEntry[str], relative: str, listing: Listing) -> None:
         if mark is None:
             listing.bad.append(Fault(shown(entry.path), "a broken link, or no regular file"))
         else:
-            listing.audio.append(Found(relative + entry.name, entry.path, mark))
+            listing.audio.append(Found(relative + entry.name, entry.path, stem, mark))
     elif extension in CANNOT_READ:
         listing.bad.append(Fault(shown(entry.path), f"{extension} cannot be read; convert it, for instance to FLAC"))
     else:

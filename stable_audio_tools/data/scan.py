@@ -5,26 +5,28 @@ Only what is new or changed since the last time is looked at. Bad files are list
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from stable_audio_tools.audio.io import CONTAINERS, AudioInfo, shown
 from stable_audio_tools.configs.errors import ConfigError, Problem
-from stable_audio_tools.data.captions import over, read_tables
+from stable_audio_tools.data.captions import Metadata, over, read_tables
 from stable_audio_tools.data.file_table import AudioFile, FileTable
 from stable_audio_tools.data.findings import Finding, Limits, Sound, look, unfit, unfit_audio
 from stable_audio_tools.data.listing import Listing, list_folder
 from stable_audio_tools.data.scan_cache import Findings, ScanCache
 from stable_audio_tools.data.types import Fault
 
-__all__ = ["AudioFile", "Limits", "Scan", "report", "scan_folder", "unfit", "unfit_audio"]
+__all__ = ["AudioFile", "Limits", "Progress", "Scan", "report", "scan_folder", "unfit", "unfit_audio"]
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,11 @@ class Scan:
         """The headers of `files`."""
         return self.files.infos() if isinstance(self.files, FileTable) else [file.info for file in self.files]
 
+    def described(self, describe: Callable[[str, Metadata], Metadata]) -> Scan:
+        """The same files with other metadata, made of their relative paths and the present ones."""
+        files = ((file.relpath, file.info, describe(file.relpath, file.metadata)) for file in self.files)
+        return replace(self, files=FileTable.of(self.root, files))
+
 
 def scan_folder(
     root: str | os.PathLike[str],
@@ -90,7 +97,11 @@ def scan_folder(
     Raises:
         ConfigError: the folder cannot be read, or its caption table.
     """
-    top = str(Path(root).expanduser())
+    with _no_garbage_collection():
+        return _scanned(str(Path(root).expanduser()), limits, thorough, tags, keep, progress)
+
+
+def _scanned(top: str, limits: Limits, thorough: bool, tags: bool, keep: bool, progress: Progress | None) -> Scan:
     listing = list_folder(top)
     table = read_tables(Path(top))
     findings = _found(top, listing, limits, thorough, tags, keep, progress)
@@ -129,6 +140,18 @@ def _found(top: str, listing: Listing, limits: Limits, thorough: bool, tags: boo
         if cache and new:
             cache.write(findings)
     return findings
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Nothing here is circular, and looking for it would go through all objects made so far again and again, which doubles the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _still_true(known: tuple[tuple[int, ...], Finding] | None, mark: tuple[int, ...], limits: Limits, thorough: bool) -> bool:

@@ -63,6 +63,7 @@ class ScanCache:
         for path in self._places():
             try:
                 write_whole(path, content)
+                path.chmod(0o644)  # others who read the data read this, too
                 return
             except OSError as error:
                 causes.append(f"{shown(path)}: {error.strerror or error}")
