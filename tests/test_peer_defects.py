@@ -237,6 +237,35 @@ ROWS: dict[str, tuple[str, ...]] = {
         "models/test_model_utils.py::test_copy_state_dict_copies_what_matches_and_warns_of_the_rest",
     ),
     "S12 a pretransform's load_state_dict returns nothing and misses nothing": (HERE + "test_a_pretransform_loads_weights_as_any_module",),
+    "R stored latents that are shorter than the crop do not fit their batch": (
+        ELSEWHERE,
+        "data/test_pre_encoded.py::test_masks_of_batches_are_bool_and_exact_and_shorter_items_are_padded",
+    ),
+    "R a folder of stored latents of which none can be read is looked through without end": (
+        ELSEWHERE,
+        "data/test_pre_encoded.py::test_what_goes_bad_later_is_replaced_and_named",
+        "data/test_pre_encoded.py::test_bad_files_are_listed_with_causes_and_never_served",
+    ),
+    "R tokens of pre-encoding lose their padding": (ELSEWHERE, "training/test_pre_encode.py::test_tokens_are_stored_and_trained_on"),
+    "S crops of stored latents keep the seconds_start of the whole clip, and never reach its last frame": (
+        ELSEWHERE,
+        "data/test_pre_encoded.py::test_random_crops_stay_on_the_audio_and_say_where_they_start",
+        "training/test_pre_encode.py::test_whole_files_are_encoded_whole_and_cropped_in_training",
+    ),
+    "S bounds of length put other items in the place of those outside": (
+        ELSEWHERE,
+        "data/test_pre_encoded.py::test_bounds_of_length_choose_items_and_no_other_stands_in",
+    ),
+    "S pre-encoding encodes another file in the place of a bad one, and its limit has no effect": (
+        ELSEWHERE,
+        "training/test_pre_encode.py::test_a_file_that_goes_bad_is_left_out_and_named_and_no_other_stands_in",
+        "training/test_pre_encode.py::test_the_details_say_what_was_encoded_by_what",
+    ),
+    "S latents of another encoder are trained on": (
+        ELSEWHERE,
+        "training/test_latent_data.py::test_latents_of_another_encoder_are_refused_with_both_named",
+        "training/test_latent_data.py::test_audio_and_latents_are_not_taken_for_each_other",
+    ),
     "S14 importing or generating changes global settings": (HERE + "test_no_global_setting_of_torch_is_touched",),
 }
 
