@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,10 @@ class LatentTars(LatentFolder):
         except (ValueError, EOFError) as error:
             raise NotServableError(f"cannot be read: {error}") from None
         return latent_tensor(whole[:, start:stop], self.facts.tokens)
+
+    def ahead(self, items: Sequence[int]) -> None:
+        """Fetch what is read next; see `Shards.ahead`."""
+        self._shards.ahead([self.numbers[item] for item in items])
 
     @property
     def firsts(self) -> tuple[int, ...]:

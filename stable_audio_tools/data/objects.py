@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from stable_audio_tools.audio.io import shown
 from stable_audio_tools.configs.errors import ConfigError, Problem
@@ -78,6 +78,10 @@ class Store(Protocol):
     def root(self) -> str:
         """For messages."""
 
+    @property
+    def remote(self) -> bool:
+        """Whether reading takes a request over a network."""
+
     def listing(self) -> Listing:
         """Raises ConfigError: there is no such place, it may not be read, or it holds no tar file."""
 
@@ -101,6 +105,7 @@ class LocalStore:
     """A folder, a tar file, or a pattern with `*`, `?`, `[...]`, `{000..099}` and `{a,b}`."""
 
     root: str
+    remote: ClassVar[bool] = False
 
     def listing(self) -> Listing:
         top = os.path.expanduser(self.root)
@@ -201,6 +206,7 @@ class S3Store:
     anonymous: bool
     patience_s: float
     cache: RangeCache
+    remote: ClassVar[bool] = True
 
     def listing(self) -> Listing:
         bucket, _, prefix = self.root.removeprefix(SCHEME).partition("/")

@@ -12,14 +12,11 @@ import logging
 import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
 
 from stable_audio_tools.audio.io import CANNOT_READ, CONTAINERS, shown
 from stable_audio_tools.configs.errors import ConfigError, Problem
@@ -29,19 +26,26 @@ from stable_audio_tools.data.objects import GoneError, Shard, Store
 from stable_audio_tools.data.range_cache import RangeCache
 from stable_audio_tools.data.scan import shortened
 from stable_audio_tools.data.tars import HEADER, Blocks, Member, members, same_member
+from stable_audio_tools.data.texts import Texts
 from stable_audio_tools.data.types import Fault
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the index's form
 THREADS = 8  # shards looked over at once, chosen
+REQUESTS = 16  # items of a batch that a process fetches at once, chosen
 LARGEST_SIDECAR = 1 << 20  # bytes of a text or JSON member, chosen
 LARGEST_ITEM = 1 << 31  # bytes of audio, which is read whole; chosen
 
 
 class Item(NamedTuple):
-    """shard: it lies in. member: its bytes there. metadata: what the members beside it say. facts: what else the index holds."""
+    """One item.
 
+    number: in its place. shard: it lies in. member: its bytes there. metadata: what the members beside it say.
+    facts: what else the index holds.
+    """
+
+    number: int
     shard: Shard
     member: Member
     metadata: Metadata
@@ -115,27 +119,26 @@ class Shards:
     """The items of all shards of one place, in the order of the shards' names and, in each, of their own.
 
     firsts: number of the first item of each shard, and of all items at the end.
-    text: (bytes,) uint8, the lines of the index; a tensor, which workers share. bounds: (N + 1,) where lines begin and end.
+    lines: of the index, one an item. held: bytes of items that were fetched ahead, by their numbers.
     """
 
     store: Store
     shards: tuple[Shard, ...]
     firsts: tuple[int, ...]
-    text: Tensor
-    bounds: Tensor
+    lines: Texts
     bad: tuple[Fault, ...]
     caption_problems: tuple[str, ...]
     others: dict[str, int]
     captioned: int
+    held: dict[int, bytes] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.firsts[-1]
 
     def item(self, index: int) -> Item:
-        start, end = self.bounds[index : index + 2].tolist()
-        entry = json.loads(self.text[start:end].numpy().tobytes())
+        entry = json.loads(self.lines.text(index))
         shard = self.shards[bisect_right(self.firsts, index) - 1]
-        return Item(shard, Member(*entry["member"]), entry["metadata"], entry["facts"])
+        return Item(index, shard, Member(*entry["member"]), entry["metadata"], entry["facts"])
 
     def content(self, item: Item) -> bytes:
         """All bytes of an item.
@@ -144,6 +147,9 @@ class Shards:
             NotServableError: they are gone, or others are in their place.
             ConfigError: the place does not answer.
         """
+        held = self.held.pop(item.number, None)
+        if held is not None:
+            return held
         member = item.member
         if member.size > LARGEST_ITEM:
             raise NotServableError(f"{member.size} bytes, which is more than the {LARGEST_ITEM} that are read at once")
@@ -154,6 +160,26 @@ class Shards:
         if not same_member(content[:HEADER], member.mark):
             raise NotServableError("the tar file is another one than when it was first looked at")
         return content[HEADER:]
+
+    def ahead(self, numbers: Sequence[int]) -> None:
+        """Fetch items that are asked for next, all at once where each takes a request.
+
+        Raises:
+            ConfigError: their place does not answer.
+        """
+        self.held.clear()
+        if not self.store.remote or len(numbers) < 2:
+            return
+        items = [self.item(number) for number in dict.fromkeys(numbers)]
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            found = list(pool.map(self._content_if_servable, items))
+        self.held.update({item.number: content for item, content in zip(items, found, strict=True) if content is not None})
+
+    def _content_if_servable(self, item: Item) -> bytes | None:
+        try:
+            return self.content(item)
+        except NotServableError:
+            return None  # which is told when it is asked for
 
 
 def open_shards(store: Store, kind: Kind, cache: RangeCache) -> Shards:
@@ -169,13 +195,11 @@ def open_shards(store: Store, kind: Kind, cache: RangeCache) -> Shards:
     log.info("%s: looking over %d tar files", shown(store.root), len(listing.shards))
     with ThreadPoolExecutor(THREADS) as pool:
         indices = list(pool.map(lambda shard: _index(store, shard, kind, cache), listing.shards))
-    lines = [line for index in indices for line in index.lines]
     return Shards(
         store,
         tuple(listing.shards),
         (0, *accumulate(len(index.lines) for index in indices)),
-        torch.frombuffer(bytearray(b"".join(lines) or b" "), dtype=torch.uint8),
-        torch.tensor([0, *accumulate(map(len, lines))]),
+        Texts.of(line for index in indices for line in index.lines),
         (*listing.bad, *(fault for index in indices for fault in index.bad)),
         tuple(problem for index in indices for problem in index.caption_problems),
         dict(sum((index.others for index in indices), listing.others)),

@@ -112,9 +112,12 @@ def _batch_memory(sounds: Sequence[Tensor], length: int) -> Tensor:
 def fetch(dataset: Dataset[Any], keys: Sequence[ItemKey]) -> list[Sample]:
     """The items named by `keys`.
 
-    A data set whose items depend on the visit has `visit(key) -> Sample`. Any other map-style one will do: items are
+    A data set whose items depend on the visit has `visit(key) -> Sample`, and `ahead(keys)` if it is faster when it knows what is asked
+    for next. Any other map-style one will do: items are
     `Sample`s or `(audio, metadata)`, and one that makes many at once has torch's `__getitems__(indices)`.
     """
+    if hasattr(dataset, "ahead"):
+        dataset.ahead(keys)
     if hasattr(dataset, "visit"):
         return [dataset.visit(key) for key in keys]
     indices = [key.item for key in keys]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -31,7 +31,7 @@ from stable_audio_tools.data.objects import SCHEME, LocalStore, S3Store, Store
 from stable_audio_tools.data.pre_encoded import PreEncodedConfig, PreEncodedDataset, PreEncodedItem
 from stable_audio_tools.data.range_cache import RangeCache, default_folder
 from stable_audio_tools.data.resampled import Draws
-from stable_audio_tools.data.scan import AudioFile, Limits, Scan, in_threads, unfit, unfit_audio
+from stable_audio_tools.data.scan import AudioFile, Limits, Progress, Scan, in_threads, unfit, unfit_audio
 from stable_audio_tools.data.shards import AUDIO, Item, Shards, open_shards, report
 from stable_audio_tools.data.stand_in import serve
 from stable_audio_tools.data.stretches import Stretch
@@ -148,10 +148,10 @@ class WebDatasetConfig(AudioDirConfig):
         kind, indices = LATENTS if self.pre_encoded else AUDIO, RangeCache(self._cache() / "indices", INDEX_LIMIT)
         return tuple(open_shards(self._store(item), kind, indices) for item in self.datasets)
 
-    def scans(self, audio_channels: int | None = None, *, thorough: bool = False) -> list[Scan]:
+    def scans(self, audio_channels: int | None = None, *, thorough: bool = False, progress: Progress | None = None) -> list[Scan]:
         """What each dataset holds; unpacks every item."""
-        limits = self.limits(audio_channels)
-        return [scan_shards(one, item, limits, thorough=thorough) for one, item in zip(self.shards(), self.datasets, strict=True)]
+        limits, pairs = self.limits(audio_channels), zip(self.shards(), self.datasets, strict=True)
+        return [scan_shards(one, item, limits, thorough=thorough, progress=progress) for one, item in pairs]
 
     def _cache(self) -> Path:
         return default_folder() if self.cache_dir is None else Path(self.cache_dir).expanduser()
@@ -237,6 +237,10 @@ class ShardDataset(AudioDirDataset):
         """The items of each tar file of each dataset."""
         return _runs([one.firsts for one in self.shards])
 
+    def ahead(self, keys: Sequence[ItemKey]) -> None:
+        """Fetch what `keys` name; see `Shards.ahead`."""
+        _ahead(self.shards, keys)
+
     def visit(self, key: ItemKey) -> Sample:
         return serve(key, len(self), lambda index, attempt: self._unpacked_clip(index, key, attempt), self._name)
 
@@ -267,11 +271,11 @@ def _descriptions(shards: Shards, described: DescribedItem) -> Iterator[tuple[st
         yield item.member.name, described.described(item.member.name, item.metadata)
 
 
-def scan_shards(shards: Shards, described: DescribedItem, limits: Limits, *, thorough: bool) -> Scan:
+def scan_shards(shards: Shards, described: DescribedItem, limits: Limits, *, thorough: bool, progress: Progress | None) -> Scan:
     """Look over all items, as if they lay in a folder.
 
     Args:
-        described: what the config says about their metadata. thorough: read all of each.
+        described: what the config says about their metadata. thorough: read all of each. progress: as `scan_folder` takes it.
 
     Raises:
         ConfigError: their place does not answer.
@@ -280,7 +284,7 @@ def scan_shards(shards: Shards, described: DescribedItem, limits: Limits, *, tho
     def look(number: int) -> AudioFile | Fault:
         return _look(shards, shards.item(number), described, limits, thorough)
 
-    found = [*in_threads(look, range(len(shards)), shown(shards.store.root))]
+    found = [*in_threads(look, range(len(shards)), shown(shards.store.root), progress)]
     files = tuple(file for file in found if isinstance(file, AudioFile))
     bad = (*shards.bad, *(fault for fault in found if isinstance(fault, Fault)))
     return Scan(shards.store.root, files, bad, shards.caption_problems, shards.others)
@@ -307,7 +311,29 @@ class ShardedLatents(PreEncodedDataset):
 
     def runs(self) -> list[list[range]]:
         """The items of each tar file of each dataset."""
-        return _runs([folder.firsts for folder in self.folders if isinstance(folder, LatentTars)])
+        return _runs([folder.firsts for folder in self._tars])
+
+    def ahead(self, keys: Sequence[ItemKey]) -> None:
+        """Fetch what `keys` name; see `Shards.ahead`."""
+        _ahead(self._tars, keys)
+
+    @property
+    def _tars(self) -> tuple[LatentTars, ...]:
+        return tuple(folder for folder in self.folders if isinstance(folder, LatentTars))
+
+
+class _Fetching(Protocol):
+    def __len__(self) -> int: ...
+
+    def ahead(self, numbers: Sequence[int]) -> None: ...
+
+
+def _ahead(places: Sequence[_Fetching], keys: Sequence[ItemKey]) -> None:
+    """Each place fetches those of the items that are its own, which are numbered through."""
+    start = 0
+    for place in places:
+        place.ahead([key.item - start for key in keys if start <= key.item < start + len(place)])
+        start += len(place)
 
 
 def _runs(firsts: Sequence[Sequence[int]]) -> list[list[range]]:

@@ -5,6 +5,7 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import soundfile
 from audio_files import signal
 
@@ -40,4 +41,18 @@ def shard_folder(folder: Path, shards=3, items=4):
     for shard in range(shards):
         members = [member for number in range(items) for member in sample(shard * items + number)]
         (folder / f"{shard:03d}.tar").write_bytes(packed(members))
+    return folder
+
+
+def latent_shard(folder, count=5, frames=20, **about):
+    """A tar file of latents that say where they are from, with padding at their ends."""
+    members = []
+    for number in range(count):
+        file = io.BytesIO()
+        np.save(file, np.arange(3 * frames, dtype=np.float16).reshape(3, frames) + 100 * number)
+        mask = [1] * (frames - number) + [0] * number
+        text = {"prompt": f"sound {number}", "seconds_start": 0, "seconds_total": 10, "padding_mask": mask, "number": number, **about}
+        members += [(f"{number}.npy", file.getvalue()), (f"{number}.json", json.dumps(text).encode())]
+    folder.mkdir(exist_ok=True)
+    (folder / "x.tar").write_bytes(packed(members))
     return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from s3_server import Way, first, no_fault
-from tar_files import RATE, audio_bytes, packed, sample, shard_folder
+from tar_files import RATE, audio_bytes, latent_shard, packed, sample, shard_folder
 
 from stable_audio_tools.cli.main import main
 from stable_audio_tools.configs.errors import ConfigError
@@ -333,3 +333,28 @@ def test_without_the_package_the_extra_is_named(tmp_path):
 
 def test_no_fault_lets_all_through():
     assert no_fault("GET", "/") is None
+
+
+def test_a_batch_is_fetched_at_once(way, tmp_path):
+    filled(way, shard_folder(tmp_path / "s"))
+    made = loader(config(drop_last=False, cache_gigabytes=0), 12)
+    way.requests.clear()
+    waiting, most = [0], [0]
+
+    def slow(method, path):
+        waiting[0] += 1
+        most[0] = max(most[0], waiting[0])
+        time.sleep(0.2)
+        waiting[0] -= 1
+
+    way.fault = slow
+    (batch,) = batches(made)
+    assert sorted(batch[1]) == list(range(12))
+    assert most[0] > 4 and len(way.reads()) == 12
+
+
+def test_latents_in_a_bucket(way, tmp_path):
+    filled(way, latent_shard(tmp_path / "l"))
+    options = {"pre_encoded": True, "latent_crop_length": 8, "random_crop": False, "drop_last": False}
+    local = {"dataset_type": "wds", "datasets": [{"id": "a", "path": str(tmp_path / "l")}], "resampled_shards": False, **options}
+    assert equal(batches(loader(config(**options))), batches(loader(local)))

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from audio_files import signal
-from tar_files import RATE, audio_bytes, packed, sample, shard_folder
+from tar_files import RATE, audio_bytes, latent_shard, packed, sample, shard_folder
 
 from stable_audio_tools.cli.main import main
 from stable_audio_tools.configs.errors import ConfigError
@@ -256,21 +256,8 @@ def test_silence_is_shortened_and_times_follow(tmp_path):
     assert dataset(config(tmp_path, **options))[0].metadata["seconds_total"] == pytest.approx(0.3, abs=0.01)
 
 
-def latents(folder, count=5, frames=20, **about):
-    members = []
-    for number in range(count):
-        file = io.BytesIO()
-        np.save(file, np.arange(3 * frames, dtype=np.float16).reshape(3, frames) + 100 * number)
-        mask = [1] * (frames - number) + [0] * number
-        text = {"prompt": f"sound {number}", "seconds_start": 0, "seconds_total": 10, "padding_mask": mask, "number": number, **about}
-        members += [(f"{number}.npy", file.getvalue()), (f"{number}.json", json.dumps(text).encode())]
-    folder.mkdir(exist_ok=True)
-    (folder / "x.tar").write_bytes(packed(members))
-    return folder
-
-
 def test_latents(tmp_path):
-    document = config(latents(tmp_path / "l"), pre_encoded=True, latent_crop_length=8, samples_per_frame=RATE // 2, exact_seconds=True)
+    document = config(latent_shard(tmp_path / "l"), pre_encoded=True, latent_crop_length=8, samples_per_frame=RATE // 2, exact_seconds=True)
     made = loader(document, 5)
     audio, metadata = next(iter(made))
     assert audio.shape == (5, 3, 8) and audio.dtype == torch.float32
@@ -283,7 +270,7 @@ def test_latents(tmp_path):
 
 
 def test_whole_latents_have_masks_and_draws(tmp_path):
-    document = config(latents(tmp_path / "l"), pre_encoded=True, resampled_shards=True, epoch_steps=7)
+    document = config(latent_shard(tmp_path / "l"), pre_encoded=True, resampled_shards=True, epoch_steps=7)
     batches = list(loader(document, 2))
     assert len(batches) == 7
     for audio, metadata in batches:
@@ -293,7 +280,7 @@ def test_whole_latents_have_masks_and_draws(tmp_path):
 
 def test_crops_of_latents_need_a_frame_rate(tmp_path):
     with pytest.raises(ConfigError, match=r"samples_per_frame(.|\n)*a crop's seconds_start is not known(.|\n)*random_crop to false"):
-        loader(config(latents(tmp_path / "l"), pre_encoded=True, latent_crop_length=8))
+        loader(config(latent_shard(tmp_path / "l"), pre_encoded=True, latent_crop_length=8))
     assert loader(config(tmp_path / "l", pre_encoded=True, latent_crop_length=8, random_crop=False))
 
 
