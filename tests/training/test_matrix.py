@@ -71,22 +71,26 @@ GRID = list(itertools.product(STOPS, WORKERS))
 
 
 def whole(config, processes, accumulate, folder):
-    return train(config, loader(config, processes), folder, steps=STEPS, processes=processes, accumulate=accumulate)[1:]
+    return run(config, processes, 0, folder, steps=STEPS, accumulate=accumulate)
 
 
 def resumed(config, processes, stop, workers, folder):
     """A run that ends as `stop` says, and another that goes on from its checkpoint."""
     ending = dict(STOPS[stop])
-    shared = {"processes": processes, "accumulate": ending.pop("accumulate")}
     callbacks = [Interrupt(ending.pop("interrupt"))] if "interrupt" in ending else []
-    _, losses, keys = train(config, loader(config, processes, workers), folder / "first", *callbacks, **shared, **ending)
-    again = loader(config, processes, workers)
-    _, more, rest = train(config, again, folder / "second", steps=STEPS, seed=9, ckpt_path=folder / "first" / "last.ckpt", **shared)
+    losses, keys = run(config, processes, workers, folder / "first", *callbacks, **ending)
+    start = {"seed": 9, "ckpt_path": folder / "first" / "last.ckpt", "accumulate": ending["accumulate"]}
+    more, rest = run(config, processes, workers, folder / "second", steps=STEPS, **start)
     return losses + more, keys + rest
 
 
-def loader(config, processes, workers=0):
-    return batches(config, 4 // processes, ITEMS, workers=workers)
+def run(config, processes, workers, folder, *callbacks, **ending):
+    """With validations, which must not move what training draws: one that falls on the stop may take place or not."""
+    validation = {"validation": batches(config, 2, 4, shuffle=False), "limit_val_batches": 1.0}
+    often = {"val_check_interval": 2, "check_val_every_n_epoch": None}
+    loader = batches(config, 4 // processes, ITEMS, workers=workers)
+    _, losses, keys = train(config, loader, folder, *callbacks, processes=processes, **validation, **often, **ending)
+    return [step for step in losses if step], keys
 
 
 def compare(config, processes, grid, folder):
@@ -150,7 +154,7 @@ def test_twenty_steps_on_one_batch_lower_its_loss(kind, tmp_path):
     if kind == "arc_warmup":
         config["training"]["arc"]["ode_warmup"] |= {"warmup_steps": 21, "refresh_rate": 100}
     module = wrapper(config)
-    batch = next(iter(loader(config, 1)))
+    batch = next(iter(batches(config, 4, ITEMS)))
 
     def loss():
         """With the same noise, timesteps and masks at each call; of the model's turn."""
