@@ -294,3 +294,27 @@ def test_folders_that_hold_nothing_are_refused(tmp_path):
         dataset(tmp_path)
     with pytest.raises(ConfigError, match="cannot list the folder: No such file"):
         dataset(tmp_path / "missing")
+
+
+def test_check_says_what_is_there(tmp_path, capsys):
+    for number in range(3):
+        item(
+            tmp_path / "latents", str(number), 2.0 * torch.randn(CHANNELS, 500 + 250 * number).numpy(), **{"prompt": "" if number else "x"}
+        )
+    bad = ramp(10)
+    bad[0, 0] = np.inf
+    item(tmp_path / "latents", "infinite", bad)
+    (tmp_path / "latents" / "cut.npy").write_bytes(b"\x93NUMPY")
+    details(tmp_path / "latents")
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(config(tmp_path / "latents")))
+    assert main(["check", "--data", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "3 of 5 items can be used" in out and "latents of 4 channels, made by vae.ckpt" in out and "frames: 500 to 1000, median 750" in out
+    )
+    assert "length 1.00 to 2.00 s" in out and "infinite.npy: not finite" in out and "cut.npy: no NumPy array" in out
+    assert main(["check", "--data", "--json", str(path)]) == 0
+    report = json.loads(capsys.readouterr().out)[0]["data"]["folders"][0]
+    assert report["files"] == 3 and report["captioned"] == 1 and report["deviation"] == pytest.approx(2, rel=0.05)
+    assert report["hours"] == pytest.approx((500 + 750 + 1000) * RATIO / RATE / 3600)
