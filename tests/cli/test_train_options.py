@@ -31,6 +31,7 @@ SGD = {"diffusion": {"optimizer": {"type": "SGD", "config": {"lr": 1.0}}}}
 TESTED_ELSEWHERE = {"config_file", "strategy", "devices", "num_nodes", "project"}
 TESTED_ELSEWHERE |= {"monitor", "monitor_mode", "save_best", "early_stopping_patience", "early_stopping_min_delta"}
 TESTED_ELSEWHERE |= {"compile", "matmul_precision", "profiler", "find_lr"}
+TESTED_ELSEWHERE |= {"max_bad_steps", "max_stall_minutes"}  # test_drills.py, test_fault_ranks.py
 
 
 class Runs:
