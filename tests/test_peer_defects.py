@@ -236,6 +236,21 @@ ROWS: dict[str, tuple[str, ...]] = {
         "models/test_checkpoints.py::test_a_misfit_is_reported_in_full_and_changes_nothing",
         "models/test_model_utils.py::test_copy_state_dict_copies_what_matches_and_warns_of_the_rest",
     ),
+    "Metadata: code runs unasked, for folders whose path holds another's, and its failures are another random file": (
+        ELSEWHERE,
+        "data/test_metadata_module.py::test_a_config_from_elsewhere_runs_no_code_without_permission",
+        "data/test_metadata_module.py::test_a_module_is_for_its_own_folder_alone",
+        "data/test_metadata_module.py::test_failures_name_the_users_own_line",
+    ),
+    "Metadata: further audio is cut at a place of its own": (
+        ELSEWHERE,
+        "data/test_metadata_module.py::test_further_audio_is_the_same_part_with_the_same_polarity",
+    ),
+    "Metadata: an item that lacks what a conditioner reads ends the run at whatever step it comes": (
+        ELSEWHERE,
+        "training/test_metadata_needs.py::test_a_run_on_data_without_the_metadata_ends_at_once",
+        "cli/test_check_needs.py::test_items_that_lack_what_the_model_reads_are_counted",
+    ),
     "S12 a pretransform's load_state_dict returns nothing and misses nothing": (HERE + "test_a_pretransform_loads_weights_as_any_module",),
     "R stored latents that are shorter than the crop do not fit their batch": (
         ELSEWHERE,

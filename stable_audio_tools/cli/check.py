@@ -9,10 +9,13 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.cli.plugins import add_plugins_flag, import_plugins
+from stable_audio_tools.cli.scan_progress import ScanProgress
+from stable_audio_tools.cli.values import whole
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
 Facts = dict[str, Any]
@@ -35,6 +38,9 @@ class Checked:
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="JSON files of models or datasets")
     parser.add_argument("--data", action="store_true", help="also read the audio of dataset configs and report what is in it")
+    parser.add_argument("--preview", type=whole(1), metavar="N", help="show N items of each dataset as the model will get them")
+    parser.add_argument("--preview-to", metavar="FOLDER", help="write the clips of the preview and what goes with them into this folder")
+    parser.add_argument("--allow-code", action="store_true", help="allow dataset configs to run Python code that they name")
     parser.add_argument("--json", action="store_true", help="print the result for machines")
     add_plugins_flag(parser)
 
@@ -42,10 +48,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check every file; returns 0 if all are good, else 2."""
     import_plugins(args.plugins)
+    if args.preview_to and not args.preview:
+        raise ConfigError([Problem((), "--preview-to has no effect without --preview", "say of how many items: --preview 10")], "arguments")
     results = [check_file(path) for path in args.configs]
-    if args.data:
-        rate = next((result.facts["sample_rate"] for result in results if "sample_rate" in result.facts), None)
-        results = [_with_data(result, rate) if result.facts.get("kind") == DATASET else result for result in results]
+    if args.data or args.preview:
+        model = next((result for result in results if result.facts.get("kind") == MODEL), None)
+        results = [_with_data(result, model, args) if result.facts.get("kind") == DATASET else result for result in results]
     if args.json:
         print(json.dumps([result.to_dict() for result in results], indent=2))
     else:
@@ -92,6 +100,14 @@ def _model(document: Any, path: str, text: str) -> Facts:
     }
 
 
+def _run_config(path: str) -> Any:
+    from stable_audio_tools.configs.parse import read_json
+    from stable_audio_tools.training.config import parse_run_config
+
+    document, text = read_json(path)
+    return parse_run_config(document, path, text)
+
+
 def _latents(config: Any) -> Facts:
     """The domain that the model works in: channels or codebooks, and samples per frame."""
     body = config.model
@@ -124,20 +140,59 @@ def _dataset(path: str) -> Facts:
     return {"kind": DATASET, "type": parse_dataset_config(path).dataset_type}
 
 
-def _with_data(checked: Checked, sample_rate: int | None) -> Checked:
-    """The same with what the audio is; a folder without a usable file is an error."""
+def _with_data(checked: Checked, model: Checked | None, args: argparse.Namespace) -> Checked:
+    """The same with what the data are; a folder without a usable file is an error, as is what the model does not find in them."""
+    try:
+        read = _with_report(checked, model) if args.data else checked
+        return read if read.error else _with_items(read, model, args)
+    except ConfigError as error:
+        return replace(checked, error=error)
+
+
+def _with_report(checked: Checked, model: Checked | None) -> Checked:
     from stable_audio_tools.configs.parse import read_json
     from stable_audio_tools.data.check import check_data
     from stable_audio_tools.data.dataset import parse_dataset_config
 
-    try:
-        report = check_data(parse_dataset_config(checked.file), sample_rate=sample_rate, thorough=True)
-    except ConfigError as error:
-        return Checked(checked.file, error=error)
+    rate = model.facts["sample_rate"] if model else None
+    config = parse_dataset_config(checked.file)
+    report = check_data(config, sample_rate=rate, thorough=True, progress=ScanProgress(checked.file))
     empty = [(index, folder.path) for index, folder in enumerate(report.folders) if not folder.files]
     problems = [Problem(("datasets", index, "path"), f"no usable audio file in {path}") for index, path in empty]
     refusal = ConfigError(problems, checked.file, read_json(checked.file)[1]) if problems else None
-    return Checked(checked.file, {**checked.facts, "data": report.to_dict()}, tuple(report.lines()), refusal)
+    return replace(checked, facts={**checked.facts, "data": report.to_dict()}, report=tuple(report.lines()), error=refusal)
+
+
+def _with_items(checked: Checked, model: Checked | None, args: argparse.Namespace) -> Checked:
+    """The same with items as the model gets them, once they were held against what its conditioners read."""
+    from stable_audio_tools.data.dataset import parse_dataset_config
+    from stable_audio_tools.data.metadata_module import require_permission
+    from stable_audio_tools.data.needs import check_needs
+    from stable_audio_tools.data.pre_encoded import PreEncodedDataset
+    from stable_audio_tools.data.preview import preview, write_clips
+    from stable_audio_tools.training.metadata_needs import metadata_needs
+
+    if model is None:
+        if not args.preview:
+            return checked
+        fix = "name the model config, too: check model.json data.json --preview 5"
+        raise ConfigError([Problem((), "a preview needs to know what the model reads, at which rate and length", fix)], "--preview")
+    config, run = parse_dataset_config(checked.file), _run_config(model.file)
+    if args.preview:
+        require_permission(getattr(config, "code", ()), args.allow_code)
+    dataset = config.build(sample_size=run.sample_size, sample_rate=run.sample_rate, audio_channels=run.audio_channels)
+    needs = metadata_needs(run)
+    check_needs(dataset, needs, run_code=args.allow_code)
+    if not args.preview:
+        return checked
+    if args.preview_to and isinstance(dataset, PreEncodedDataset):
+        raise ConfigError([Problem((), "these data are latents, and clips are audio", "leave --preview-to out")], checked.file)
+    items = [*preview(dataset, args.preview, needs)]
+    if args.preview_to:
+        write_clips(items, Path(args.preview_to), run.sample_rate)
+    shown = [f"  {line}" for item in items for line in item.lines()]
+    facts = {**checked.facts, "preview": [item.to_dict() for item in items]}
+    return replace(checked, facts=facts, report=(*checked.report, f"{len(items)} items as the model gets them:", *shown))
 
 
 def _table(checked: Checked) -> list[str]:

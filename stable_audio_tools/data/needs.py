@@ -88,7 +88,7 @@ def check_needs(dataset: Any, needs: Sequence[Need], *, run_code: bool = True) -
 def _metadata(dataset: Any, run_code: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if hasattr(dataset, "stored_metadata"):
         yield from dataset.stored_metadata(run_code=run_code)
-    elif run_code:
+    else:
         sample = fetch(dataset, [ItemKey(0, 0, 0)])[0]
         yield str(sample.metadata.get("path", "item 0")), sample.metadata
 

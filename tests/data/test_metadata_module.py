@@ -52,6 +52,18 @@ def test_info_has_the_published_keys(folder, module):
     assert not {"load_time", "padding_mask"} & metadata.keys()
 
 
+def test_a_module_is_for_its_own_folder_alone(tmp_path, module):
+    """Also where the path of one folder begins with that of another, or lies in it."""
+    for name in ("in/0.wav", "in2/0.wav", "in/deep/0.wav"):
+        write(tmp_path / name, signal(0.5, RATE, 2), RATE)
+    datasets = [{"id": "a", "path": str(tmp_path / "in"), "custom_metadata_module": module("return {'mine': 1}")}]
+    datasets += [{"id": name, "path": str(tmp_path / name)} for name in ("in2", "in/deep")]
+    config = parse_dataset_config({"dataset_type": "audio_dir", "datasets": datasets})
+    data = config.build(sample_size=SIZE, sample_rate=RATE, audio_channels=2)
+    served = [(data[item].metadata["dataset_id"], "mine" in data[item].metadata) for item in range(len(data))]
+    assert served == [("a", True), ("a", True), ("in2", False), ("in/deep", False)]
+
+
 def test_an_answer_may_be_the_modules_own_constant(folder, module):
     path = module("return ANSWER\n\nANSWER = {'__reject__': False, 'prompt': 'a'}")
     data = build(folder, path)
