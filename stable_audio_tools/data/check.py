@@ -12,6 +12,7 @@ from stable_audio_tools.audio.io import AudioInfo, shown
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.data.audio_dir import AudioDirConfig
 from stable_audio_tools.data.latent_folder import LatentFolder
+from stable_audio_tools.data.latent_report import LatentReport, latent_report
 from stable_audio_tools.data.latent_tars import latent_tars
 from stable_audio_tools.data.pre_encoded import PreEncodedConfig
 from stable_audio_tools.data.scan import Progress, Scan
@@ -83,7 +84,7 @@ class FolderReport:
 class DataReport:
     """All folders of a dataset config. duplicates: groups of files, in any of them, that hold the same samples."""
 
-    folders: tuple[FolderReport, ...]
+    folders: tuple[FolderReport | LatentReport, ...]
     duplicates: tuple[tuple[str, ...], ...] = ()
 
     @property
@@ -118,9 +119,9 @@ def check_data(
     if isinstance(config, SyntheticConfig):
         return DataReport((_synthetic(config),))
     if isinstance(config, PreEncodedConfig):
-        return _latent_report(config.datasets, config.folders())
+        return latents_report(config, config.folders(), sample_rate=sample_rate, thorough=thorough)
     if isinstance(config, WebDatasetConfig) and config.pre_encoded:
-        return _latent_report(config.datasets, [latent_tars(shards) for shards in config.shards()])
+        return latents_report(config, [latent_tars(shards) for shards in config.shards()], sample_rate=sample_rate, thorough=thorough)
     if not isinstance(config, AudioDirConfig):
         return DataReport(())
     scans = config.scans(thorough=thorough, progress=progress)
@@ -152,6 +153,15 @@ def folder_report(name: str, scan: Scan, sample_rate: int | None = None) -> Fold
     )
 
 
+def latents_report(
+    config: PreEncodedConfig | WebDatasetConfig, folders: Sequence[LatentFolder], *, sample_rate: int | None, thorough: bool
+) -> DataReport:
+    known = {"samples_per_frame": config.samples_per_frame, "sample_rate": sample_rate}
+    names = [item.id for item in config.datasets]
+    pairs = zip(names, folders, strict=True)
+    return DataReport(tuple(latent_report(name, folder, thorough=thorough, **known) for name, folder in pairs))
+
+
 def duplicates(scans: Iterable[Scan]) -> tuple[tuple[str, ...], ...]:
     """Groups of files that hold the same samples at the same rate, where all was read; of whatever folder and format."""
     same: defaultdict[tuple[int, int, int, int], list[str]] = defaultdict(list)
@@ -160,36 +170,6 @@ def duplicates(scans: Iterable[Scan]) -> tuple[tuple[str, ...], ...]:
             info: AudioInfo = file.info
             same[info.frames, info.sample_rate, info.channels, sound.checksum].append(shown(file.path))
     return tuple(tuple(group) for group in same.values() if len(group) > 1)
-
-
-def _latent_report(items: Sequence[Any], folders: Sequence[LatentFolder]) -> DataReport:
-    return DataReport(tuple(_latents(item.id, folder) for item, folder in zip(items, folders, strict=True)))
-
-
-def _latents(name: str, folder: LatentFolder) -> FolderReport:
-    facts, count = folder.facts, len(folder)
-    lengths = _clip_seconds(folder)
-    return FolderReport(
-        id=name,
-        path=shown(folder.root),
-        files=count,
-        captioned=sum("prompt" in folder.metadata(item) for item in range(count)),
-        hours=sum(lengths) / 3600,
-        seconds=_range(lengths),
-        lengths=_by_length(lengths),
-        sample_rates={f"{facts.sample_rate} Hz": count} if facts.sample_rate else {},
-        channels={f"{facts.channels} {'codebooks of tokens' if facts.tokens else 'latent channels'}": count},
-        formats={f"latents of {facts.encoder}": count},
-        bad=tuple((fault.path, fault.cause) for fault in folder.bad),
-    )
-
-
-def _clip_seconds(folder: LatentFolder) -> list[float]:
-    """How much audio each item stands for; nothing where the folder does not say."""
-    facts = folder.facts
-    if not (facts.samples_per_frame and facts.sample_rate):
-        return []
-    return [valid * facts.samples_per_frame / facts.sample_rate for valid in folder.valid]
 
 
 def _synthetic(config: SyntheticConfig) -> FolderReport:

@@ -5,7 +5,6 @@ Only the header and a few short stretches are read, unless more is asked for; sh
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import zlib
@@ -49,14 +48,14 @@ class Sound(NamedTuple):
     """How audio sounds, as far as it was read.
 
     peak: the largest magnitude met. whole: all was read for it. thorough: all was read for the rest, too.
-    clipped: samples in flat stretches at full scale. opening: a checksum of the first frames.
+    clipped: samples in flat stretches at full scale. checksum: 64 bits of all samples, the same in whatever lossless file they are.
     """
 
     peak: float = 0.0
     whole: bool = False
     thorough: bool = False
     clipped: int = 0
-    opening: int = 0
+    checksum: int = 0
 
 
 class Finding(NamedTuple):
@@ -114,15 +113,6 @@ def unfit(path: str, info: AudioInfo, limits: Limits) -> str:
     return ""
 
 
-def unfit_audio(path: str, info: AudioInfo, limits: Limits, thorough: bool) -> str:
-    """Why a file cannot be used, by its audio; nothing where it can.
-
-    Raises:
-        ConfigError: the audio cannot be decoded or is not finite.
-    """
-    return _silence(listen(_reader(path, info), info, limits, thorough=thorough), limits)
-
-
 def listen(read: Reader, info: AudioInfo, limits: Limits, *, thorough: bool) -> Sound:
     """Here and there; all of it while everything so far is silent.
 
@@ -143,33 +133,21 @@ def listen(read: Reader, info: AudioInfo, limits: Limits, *, thorough: bool) -> 
     return Sound(peak, whole=True)
 
 
-def content_digest(path: str, info: AudioInfo) -> bytes:
-    """A hash of all samples, the same in whatever lossless file they are.
-
-    Raises:
-        ConfigError: the audio cannot be decoded.
-    """
-    digest, read = hashlib.blake2b(digest_size=16), _reader(path, info)
-    for start in range(0, info.frames, BLOCK):
-        digest.update(read(start, min(start + BLOCK, info.frames)).numpy().T.tobytes())
-    return digest.digest()
-
-
 def _reader(path: str, info: AudioInfo) -> Reader:
     return lambda start, stop: read_part(path, info, info.sample_rate, start, stop)
 
 
 def _throughout(read: Reader, info: AudioInfo, blocks: Sequence[tuple[int, int]]) -> Sound:
-    peak, clipped, opening = 0.0, 0, 0
+    peak, clipped, crc, adler = 0.0, 0, 0, 1
     for start, stop in blocks:
         audio = read(start, stop)
         loudest = _peak(audio, start, info)
-        if not start:
-            opening = zlib.crc32(audio[:, :STRETCH].numpy().T.tobytes())
+        content = audio.numpy().T.tobytes()
+        crc, adler = zlib.crc32(content, crc), zlib.adler32(content, adler)
         if loudest >= FULL_SCALE:
             clipped += _clipped(audio.numpy())
         peak = max(peak, loudest)
-    return Sound(peak, True, True, clipped, opening)
+    return Sound(peak, True, True, clipped, crc << 32 | adler)
 
 
 def _peak(audio: Tensor, start: int, info: AudioInfo) -> float:

@@ -11,7 +11,6 @@ from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.data.audio_dir import AudioDirConfig
 from stable_audio_tools.data.check import check_data
 from stable_audio_tools.data.scan import Limits, report, scan_folder
-from stable_audio_tools.data.synthetic import SyntheticConfig
 
 RARE_RATES = {"opus": 48000}
 
@@ -68,7 +67,6 @@ def test_the_figures_for_people_and_machines(messy):
     assert "11 of 35 audio files can be used" in text and "captions: 5 with, 6 without" in text
     assert "10 files are below the model's sample rate" in text
     assert "bad: " in text and "(0 bytes)" in text
-    assert check_data(SyntheticConfig()).to_dict() == {"usable": True, "folders": []}
 
 
 def test_limits(tmp_path):
