@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -36,6 +37,9 @@ class LatentReport:
     captioned: int
     uncaptioned: int
     bad: tuple[tuple[str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
     def lines(self) -> list[str]:
         """For people."""
