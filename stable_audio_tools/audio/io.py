@@ -1,7 +1,8 @@
 """Reading and writing audio files: what a file holds, any part of it at any rate and channel count, and safe saving.
 
-Read: WAV, FLAC, AIFF, Ogg Vorbis, Opus and MP3, through libsndfile. A part is found by seeking, and is equal bit by bit to
-that part of the whole, also after resampling. Every failure is a ConfigError that names the file and the cause.
+Read: WAV, FLAC, AIFF, Ogg Vorbis, Opus and MP3, through libsndfile; AAC with the extra `codec`. A part is found by seeking,
+and is equal bit by bit to that part of the whole, also after resampling. Every failure is a ConfigError that names the file
+and the cause.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from stable_audio_tools.audio import codec
 from stable_audio_tools.audio.containers import missing_bytes, mp3_has_length, ogg_end
 from stable_audio_tools.audio.pcm import read_pcm
 from stable_audio_tools.audio.resample import resample_span, resampled_length
@@ -38,8 +40,10 @@ CONTAINERS = {  # libsndfile's names for what may stand behind an extension
     ".aifc": ("AIFF",),
     ".caf": ("CAF",),
     ".w64": ("W64",),
+    **dict.fromkeys(codec.EXTENSIONS, (codec.CONTAINER,)),
 }
-CANNOT_READ = (".m4a", ".aac", ".mp4", ".wma", ".webm", ".mka", ".ape", ".wv")
+CANNOT_READ = (".wma", ".webm", ".mka", ".ape", ".wv")
+CHANGED = "the file has changed since it was first looked at"
 EMPTY_WORDS = ("Unspecified", "Internal", "System error", "File does not exist", "File contains data in an unimplemented")
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz, chosen: what is outside is a broken header
 MAX_CHANNELS = 8  # 7.1; beyond it nobody can say what the first two channels are
@@ -82,6 +86,8 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
         ConfigError: there is no such file, it is no audio, it ends before its header says, or the header is absurd.
     """
     name = os.fspath(path)
+    if codec.wanted(name):
+        return _probed_by_codec(name)
     with _opened(name) as file:
         return _probed(name, file)
 
@@ -92,11 +98,23 @@ def probe_short(path: str, frames: int) -> tuple[AudioInfo, Tensor | None]:
     Raises:
         ConfigError: as `probe`, or the audio cannot be decoded.
     """
+    if codec.wanted(path):
+        return _probed_by_codec(path), None
     with _opened(path) as file:
         info = _probed(path, file)
         if info.frames > frames or file.tell():  # its frames were counted, and seeking back in an MP3 is not exact
             return info, None
         return info, torch.from_numpy(_read(path, file, info, 0, info.frames).T)
+
+
+def _probed_by_codec(name: str) -> AudioInfo:
+    if not os.access(name, os.R_OK) or not os.path.isfile(name) or not os.path.getsize(name):
+        raise ConfigError(_cause(name, OSError()), shown(name))
+    frames, sample_rate, channels, kind = codec.described(name, shown(name))
+    info = AudioInfo(frames, sample_rate, channels, codec.CONTAINER, kind)
+    if cause := _absurd(info):
+        raise ConfigError(cause, shown(name))
+    return info
 
 
 def load_audio(
@@ -189,9 +207,11 @@ def _decode(path: str, info: AudioInfo, start: int, stop: int) -> Frames:
         plain = read_pcm(path, info.codec, info.sample_rate, info.channels, start, stop)
         if plain is not None:
             return plain
+    if info.container == codec.CONTAINER:
+        return _decoded_by_codec(path, info, start, stop)
     with _opened(path) as file:
         if _info(file)[1:] != info[1:]:
-            raise ConfigError("the file has changed since it was first looked at", shown(path))
+            raise ConfigError(CHANGED, shown(path))
         begin = _seek_target(path, info, start)
         file.seek(begin)
         return _read(path, file, info, begin, stop)[start - begin :]
@@ -204,6 +224,13 @@ def _read(path: str, file: Any, info: AudioInfo, begin: int, stop: int) -> Frame
         ends = (begin + len(frames)) / info.sample_rate
         raise ConfigError(f"the audio ends at {ends:.2f} s of {info.seconds:.2f} s: the file is cut or damaged", shown(path))
     return frames
+
+
+def _decoded_by_codec(path: str, info: AudioInfo, start: int, stop: int) -> Frames:
+    frames, sample_rate = codec.decoded(path, shown(path))
+    if (frames.shape, sample_rate) != ((info.frames, info.channels), info.sample_rate):
+        raise ConfigError(CHANGED, shown(path))
+    return frames[start:stop]
 
 
 def _seek_target(path: str, info: AudioInfo, start: int) -> int:
