@@ -286,7 +286,7 @@ def make_details(
 def audio_key(dataset: Dataset[Any], config: StrictModel) -> str:
     """A hash of which files there are, their sizes and times of change, their metadata, and the user's own code for them.
 
-    Of tar files, the hash of their names, sizes and marks, and of their indices.
+    Of tar files, the hash of their places, sizes and versions.
     """
     digest = hashlib.sha256()
     for _, path in getattr(config, "code", ()):
@@ -297,7 +297,7 @@ def audio_key(dataset: Dataset[Any], config: StrictModel) -> str:
             named = [file.relpath, status.st_size, status.st_mtime_ns, plain(dict(file.metadata))]
             digest.update(json.dumps(named, sort_keys=True).encode())
     for shards in getattr(dataset, "shards", ()):
-        digest.update(repr(shards.shards).encode() + shards.text.numpy().tobytes())
+        digest.update(json.dumps(shards.shards).encode())
     return digest.hexdigest()
 
 
