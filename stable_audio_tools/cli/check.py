@@ -142,11 +142,19 @@ def _dataset(path: str) -> Facts:
 
 def _with_data(checked: Checked, model: Checked | None, args: argparse.Namespace) -> Checked:
     """The same with what the data are; a folder without a usable file is an error, as is what the model does not find in them."""
+    read = checked
     try:
         read = _with_report(checked, model) if args.data else checked
         return read if read.error else _with_items(read, model, args)
     except ConfigError as error:
-        return replace(checked, error=error)
+        return replace(read, error=_in_file(error, checked.file))
+
+
+def _in_file(error: ConfigError, file: str) -> ConfigError:
+    """What is wrong with the config itself, shown where it stands in its file; anything else as it is."""
+    from stable_audio_tools.configs.parse import read_json
+
+    return ConfigError(error.problems, file, read_json(file)[1]) if error.source in ("dataset", "dataset config") else error
 
 
 def _with_report(checked: Checked, model: Checked | None) -> Checked:
@@ -178,7 +186,7 @@ def _with_items(checked: Checked, model: Checked | None, args: argparse.Namespac
         fix = "name the model config, too: check model.json data.json --preview 5"
         raise ConfigError([Problem((), "a preview needs to know what the model reads, at which rate and length", fix)], "--preview")
     config, run = parse_dataset_config(checked.file), _run_config(model.file)
-    if args.preview:
+    if args.preview or args.allow_code:
         require_permission(getattr(config, "code", ()), args.allow_code)
     dataset = config.build(sample_size=run.sample_size, sample_rate=run.sample_rate, audio_channels=run.audio_channels)
     needs = metadata_needs(run)
