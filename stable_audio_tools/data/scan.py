@@ -21,12 +21,12 @@ from stable_audio_tools.audio.io import CONTAINERS, AudioInfo, shown
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.data.captions import Metadata, over, read_tables
 from stable_audio_tools.data.file_table import AudioFile, FileTable
-from stable_audio_tools.data.findings import Finding, Limits, Sound, look, unfit, unfit_audio
+from stable_audio_tools.data.findings import Finding, Limits, Sound, look
 from stable_audio_tools.data.listing import Listing, list_folder
 from stable_audio_tools.data.scan_cache import Findings, ScanCache
 from stable_audio_tools.data.types import Fault
 
-__all__ = ["AudioFile", "Limits", "Progress", "Scan", "report", "scan_folder", "unfit", "unfit_audio"]
+__all__ = ["AudioFile", "Limits", "Progress", "Scan", "report", "scan_folder"]
 
 log = logging.getLogger(__name__)
 

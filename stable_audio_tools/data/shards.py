@@ -130,7 +130,7 @@ class Shards:
     caption_problems: tuple[str, ...]
     others: dict[str, int]
     captioned: int
-    held: dict[int, bytes] = field(default_factory=dict)
+    held: dict[int, memoryview] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.firsts[-1]
@@ -140,7 +140,7 @@ class Shards:
         shard = self.shards[bisect_right(self.firsts, index) - 1]
         return Item(index, shard, Member(*entry["member"]), entry["metadata"], entry["facts"])
 
-    def content(self, item: Item) -> bytes:
+    def content(self, item: Item) -> memoryview:
         """All bytes of an item.
 
         Raises:
@@ -159,7 +159,7 @@ class Shards:
             raise NotServableError(str(error)) from None
         if not same_member(content[:HEADER], member.mark):
             raise NotServableError("the tar file is another one than when it was first looked at")
-        return content[HEADER:]
+        return memoryview(content)[HEADER:]
 
     def ahead(self, numbers: Sequence[int]) -> None:
         """Fetch items that are asked for next, all at once where each takes a request.
@@ -175,7 +175,7 @@ class Shards:
             found = list(pool.map(self._content_if_servable, items))
         self.held.update({item.number: content for item, content in zip(items, found, strict=True) if content is not None})
 
-    def _content_if_servable(self, item: Item) -> bytes | None:
+    def _content_if_servable(self, item: Item) -> memoryview | None:
         try:
             return self.content(item)
         except NotServableError:

@@ -6,36 +6,30 @@ everywhere, a function of the seed, `v` and `index`, whatever the number of work
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from stable_audio_tools.audio.io import probe, shown
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.source import Path as Place
 from stable_audio_tools.data.audio_dir import AudioDirConfig, AudioDirDataset
-from stable_audio_tools.data.captions import Metadata
 from stable_audio_tools.data.described import DescribedItem, check_described
-from stable_audio_tools.data.latent_folder import NotServableError
 from stable_audio_tools.data.latent_tars import LATENTS, LatentTars, latent_tars
 from stable_audio_tools.data.levels import idle_settings
 from stable_audio_tools.data.objects import SCHEME, LocalStore, S3Store, Store
 from stable_audio_tools.data.pre_encoded import PreEncodedConfig, PreEncodedDataset, PreEncodedItem
 from stable_audio_tools.data.range_cache import RangeCache, default_folder
 from stable_audio_tools.data.resampled import Draws
-from stable_audio_tools.data.scan import AudioFile, Limits, Progress, Scan, in_threads, unfit, unfit_audio
+from stable_audio_tools.data.scan import AudioFile, Progress, Scan
 from stable_audio_tools.data.shards import AUDIO, Item, Shards, open_shards, report
 from stable_audio_tools.data.stand_in import serve
 from stable_audio_tools.data.stretches import Stretch
-from stable_audio_tools.data.types import Fault, ItemKey, Part, Sample
+from stable_audio_tools.data.types import ItemKey, Part, Sample
+from stable_audio_tools.data.unpacked import Unpacked, descriptions, scan_shards, unpacked
 
 INDEX_LIMIT = 4 << 30  # bytes of indices that are kept, chosen; 300 bytes an item
 GIGABYTE = 10**9
@@ -52,7 +46,7 @@ OF_AUDIO = (
     "volume_norm_param",
     "volume_norm_max_gain_db",
 )
-OF_AUDIO_ITEMS = ("path_pattern", "captions_per_line", "prompts")
+OF_AUDIO_ITEMS = ("path_pattern", "captions_per_line")
 
 
 class WebDatasetItem(DescribedItem):
@@ -175,7 +169,7 @@ class WebDatasetConfig(AudioDirConfig):
             report(one)
         if self.pre_encoded:
             return self._latents(shards, sample_size, sample_rate)
-        check_described(self.datasets, [_descriptions(one, item) for one, item in zip(shards, self.datasets, strict=True)])
+        check_described(self.datasets, [descriptions(one, item) for one, item in zip(shards, self.datasets, strict=True)])
         return ShardDataset(self, shards, sample_size, sample_rate, audio_channels)
 
     def _latents(self, shards: tuple[Shards, ...], sample_size: int, sample_rate: int) -> ShardedLatents:
@@ -198,7 +192,8 @@ class WebDatasetConfig(AudioDirConfig):
 
     def _as_folder(self, item: WebDatasetItem) -> PreEncodedItem:
         place = item.path or item.s3_path or ""
-        return PreEncodedItem(id=item.id, path=place, custom_metadata_module=item.custom_metadata_module, weight=item.weight)
+        module = item.custom_metadata_module
+        return PreEncodedItem(id=item.id, path=place, custom_metadata_module=module, prompts=item.prompts, weight=item.weight)
 
     def draws(self, dataset: ShardDataset | ShardedLatents) -> Draws | None:
         """What training epochs are made of, where that is not each item once."""
@@ -207,13 +202,6 @@ class WebDatasetConfig(AudioDirConfig):
         runs = dataset.runs()
         weights = [item.weight for item, found in zip(self.datasets, runs, strict=True) for _ in found]
         return Draws([run for found in runs for run in found], weights, self.epoch_steps)
-
-
-@dataclass(frozen=True, slots=True)
-class Unpacked(AudioFile):
-    """An item as a file of its own, for as long as it is read. place: where it is from."""
-
-    place: str = ""
 
 
 class ShardDataset(AudioDirDataset):
@@ -231,7 +219,7 @@ class ShardDataset(AudioDirDataset):
         self._captioned = tuple(one.captioned > 0 for one in shards)
 
     def _stored(self, part: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        return _descriptions(self.shards[part], self.config.datasets[part])
+        return descriptions(self.shards[part], self.config.datasets[part])
 
     def runs(self) -> list[list[range]]:
         """The items of each tar file of each dataset."""
@@ -262,48 +250,6 @@ class ShardDataset(AudioDirDataset):
     def _metadata(self, part: int, file: AudioFile, start: int, stretch: Stretch) -> dict[str, Any]:
         assert isinstance(file, Unpacked)
         return {**super()._metadata(part, file, start, stretch), "path": file.place}
-
-
-def _descriptions(shards: Shards, described: DescribedItem) -> Iterator[tuple[str, Metadata]]:
-    """Names and metadata of all items."""
-    for number in range(len(shards)):
-        item = shards.item(number)
-        yield item.member.name, described.described(item.member.name, item.metadata)
-
-
-def scan_shards(shards: Shards, described: DescribedItem, limits: Limits, *, thorough: bool, progress: Progress | None) -> Scan:
-    """Look over all items, as if they lay in a folder.
-
-    Args:
-        described: what the config says about their metadata. thorough: read all of each. progress: as `scan_folder` takes it.
-
-    Raises:
-        ConfigError: their place does not answer.
-    """
-
-    def look(number: int) -> AudioFile | Fault:
-        return _look(shards, shards.item(number), described, limits, thorough)
-
-    found = [*in_threads(look, range(len(shards)), shown(shards.store.root), progress)]
-    files = tuple(file for file in found if isinstance(file, AudioFile))
-    bad = (*shards.bad, *(fault for fault in found if isinstance(fault, Fault)))
-    return Scan(shards.store.root, files, bad, shards.caption_problems, shards.others)
-
-
-def _look(shards: Shards, item: Item, described: DescribedItem, limits: Limits, thorough: bool) -> AudioFile | Fault:
-    try:
-        with unpacked(item, described, shards.content(item), limits) as file:
-            return _sounding(file, limits, thorough)
-    except NotServableError as error:
-        return Fault(item.name, str(error))
-
-
-def _sounding(file: Unpacked, limits: Limits, thorough: bool) -> AudioFile | Fault:
-    try:
-        cause = unfit_audio(file.path, file.info, limits, thorough)
-    except ConfigError as error:
-        cause = error.problems[0].message
-    return Fault(file.place, cause) if cause else file
 
 
 class ShardedLatents(PreEncodedDataset):
@@ -340,27 +286,3 @@ def _runs(firsts: Sequence[Sequence[int]]) -> list[list[range]]:
     """The items of each tar file, by the number of its first item in its dataset; the last number is that of all items."""
     starts = [0, *accumulate(bounds[-1] for bounds in firsts)]
     return [[range(start + a, start + b) for a, b in pairwise(bounds)] for start, bounds in zip(starts, firsts, strict=False)]
-
-
-@contextmanager
-def unpacked(item: Item, described: DescribedItem, content: bytes, limits: Limits) -> Iterator[Unpacked]:
-    """An item as a file under a name of ours, since the name in the tar file is somebody else's.
-
-    Raises:
-        NotServableError: it is no audio that can be used.
-    """
-    extension = os.path.splitext(item.member.name)[1].lower()
-    handle, path = tempfile.mkstemp(extension)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        try:
-            info = probe(path)
-        except ConfigError as error:
-            raise NotServableError(error.problems[0].message) from None
-        if cause := unfit(path, info, limits):
-            raise NotServableError(cause)
-        metadata = described.described(item.member.name, item.metadata)
-        yield Unpacked(path, item.member.name, info, metadata, item.name)
-    finally:
-        os.unlink(path)

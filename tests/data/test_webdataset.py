@@ -341,3 +341,34 @@ def test_gnu_and_pax_names_serve(tmp_path):
         (tmp_path / f"{number}.tar").write_bytes(packed([(name, audio_bytes(number))], form))
     data = dataset(config(tmp_path))
     assert [data[i].metadata["relpath"] for i in range(2)] == [name, name]
+
+
+def test_check_finds_clipping_and_duplicates(tmp_path, capsys):
+    loud = io.BytesIO()
+    soundfile.write(loud, (9 * signal(0.5, RATE, 1)).clip(-1, 1), RATE, format="WAV")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "x.tar").write_bytes(packed([("a.wav", loud.getvalue()), *sample(1), ("again.flac", audio_bytes(1))]))
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(config(tmp_path / "s")))
+    assert main(["check", "--data", "--json", str(path)]) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    prefix = f"{tmp_path}/s/x.tar/"
+    assert [sorted(group) for group in report["data"]["duplicates"]] == [[f"{prefix}00001.flac", f"{prefix}again.flac"]]
+    assert prefix + "a.wav" in json.dumps(report["data"]["folders"][0])
+
+
+def test_code_of_the_user_sees_where_an_item_is_from(tmp_path):
+    code = tmp_path / "meta.py"
+    code.write_text("def get_custom_metadata(info, audio):\n    return {'seen': info['path'], 'prompt': info['prompt'].upper()}\n")
+    document = config(shard_folder(tmp_path / "s", 1), items={"custom_metadata_module": str(code)})
+    (metadata,) = (metadata for _, metadata in loader(document, allow_code=True))
+    assert {item["seen"].rpartition("s/")[2] for item in metadata} == {f"000.tar/0000{number}.flac" for number in range(4)}
+    assert all(item["prompt"].startswith("SOUND ") for item in metadata)
+
+
+def test_prompts_are_made_as_for_folders(tmp_path):
+    items = {"path_pattern": "{number_in_path}", "prompts": {"templates": ["number {number} of {number_in_path}"]}}
+    data = dataset(config(shard_folder(tmp_path), items=items))
+    assert data[2].metadata["prompt"] == "number 2 of 00002"
+    with pytest.raises(ConfigError, match=r'datasets\[0\]\.prompts\.templates\[0\](.|\n)*no item has "nunber"'):
+        dataset(config(tmp_path, items={"prompts": {"templates": ["{nunber}"]}}))
