@@ -236,6 +236,20 @@ ROWS: dict[str, tuple[str, ...]] = {
         "models/test_checkpoints.py::test_a_misfit_is_reported_in_full_and_changes_nothing",
         "models/test_model_utils.py::test_copy_state_dict_copies_what_matches_and_warns_of_the_rest",
     ),
+    "Levels: loudness is measured through filters that limit their output, so that loud high sounds count as quieter than they are": (
+        ELSEWHERE,
+        "audio/test_loudness.py::test_quiet_noise_is_as_torchaudio_says_and_loud_noise_is_so_much_louder",
+    ),
+    "Levels: long silence is shortened in mono alone, and what stays of it is drawn anew by every run": (
+        ELSEWHERE,
+        "data/test_levels.py::test_long_silence_is_shortened_to_what_is_next_to_the_sound",
+        "data/test_levels.py::test_a_place_is_silent_where_all_channels_are_and_all_may_be",
+    ),
+    "Loader: every clip is padded to sample_size, and carries a float mask of as many samples between processes": (
+        ELSEWHERE,
+        "data/test_buckets.py::test_batches_are_as_long_as_their_longest_clip_and_say_what_is_real",
+        "data/test_loader.py::test_what_crosses_to_the_training_process_has_no_masks",
+    ),
     "Metadata: code runs unasked, for folders whose path holds another's, and its failures are another random file": (
         ELSEWHERE,
         "data/test_metadata_module.py::test_a_config_from_elsewhere_runs_no_code_without_permission",
@@ -250,6 +264,35 @@ ROWS: dict[str, tuple[str, ...]] = {
         ELSEWHERE,
         "training/test_metadata_needs.py::test_a_run_on_data_without_the_metadata_ends_at_once",
         "cli/test_check_needs.py::test_items_that_lack_what_the_model_reads_are_counted",
+    ),
+    "Shards: a bucket is read by shell commands made of object names, and members of any kind are decoded, pickles among them": (
+        ELSEWHERE,
+        "data/test_hostile_shards.py::test_members_of_other_kinds_are_never_read",
+        "data/test_hostile_shards.py::test_arrays_of_objects_are_refused",
+        "data/test_hostile_shards.py::test_names_are_no_commands",
+        "data/test_buckets_s3.py::test_names_with_shell_characters_are_names",
+    ),
+    "Shards: nothing is known of a run's place in them, and workers serve the same items": (
+        ELSEWHERE,
+        "data/test_webdataset.py::test_a_run_goes_on_where_it_was_whatever_the_workers_and_ranks",
+        "data/test_webdataset.py::test_every_item_once_an_epoch_in_batches_of_audio_and_masks",
+        "data/test_resampled.py::test_the_draws_go_on_where_they_were",
+    ),
+    "Shards: a bucket needs another program, and its failures are a skipped shard": (
+        ELSEWHERE,
+        "data/test_buckets_s3.py::test_a_server_that_fails_twice_is_asked_again",
+        "data/test_buckets_s3.py::test_wrong_credentials",
+        "data/test_buckets_s3.py::test_a_bucket_that_is_not_there",
+    ),
+    "Shards: an item of a dataset without a place is left out, and items without JSON are": (
+        ELSEWHERE,
+        "data/test_webdataset_config.py::test_problems_are_named_with_their_fix",
+        "data/test_webdataset.py::test_words_beside_items",
+    ),
+    "Shards: crops of latents keep the seconds_start of the whole clip": (
+        ELSEWHERE,
+        "data/test_webdataset.py::test_latents",
+        "data/test_webdataset.py::test_crops_of_latents_need_a_frame_rate",
     ),
     "S12 a pretransform's load_state_dict returns nothing and misses nothing": (HERE + "test_a_pretransform_loads_weights_as_any_module",),
     "R stored latents that are shorter than the crop do not fit their batch": (
