@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stable_audio_tools.audio import codec
 from stable_audio_tools.audio.containers import missing_bytes, mp3_has_length, ogg_end
-from stable_audio_tools.audio.pcm import read_pcm
+from stable_audio_tools.audio.pcm import read_pcm, short_pcm
 from stable_audio_tools.audio.resample import resample_span, resampled_length
 from stable_audio_tools.configs.errors import ConfigError
 
@@ -100,6 +100,11 @@ def probe_short(path: str, frames: int) -> tuple[AudioInfo, Tensor | None]:
     """
     if codec.wanted(path):
         return _probed_by_codec(path), None
+    if plain := short_pcm(path, frames):
+        name, rate, audio = plain
+        info = AudioInfo(len(audio), rate, audio.shape[1], "WAV", name)
+        if not _absurd(info):
+            return info, torch.from_numpy(audio.T)
     with _opened(path) as file:
         info = _probed(path, file)
         if info.frames > frames or file.tell():  # its frames were counted, and seeking back in an MP3 is not exact

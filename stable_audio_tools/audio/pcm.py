@@ -19,6 +19,8 @@ FORMATS = {  # libsndfile's name of a codec: the format tag of a WAV file and it
     "FLOAT": (3, 32),
 }
 SCALES = {"PCM_16": 2.0**-15, "PCM_24": 2.0**-31, "PCM_32": 2.0**-31, "FLOAT": 1.0}  # 24 bits are put at the top of 32
+CODECS = {form: codec for codec, form in FORMATS.items()}
+EXTENSIBLE_CHUNK = b"fmt \x28\0\0\0\xfe\xff"  # libsndfile calls such a file WAVEX
 EXTENSIBLE = 0xFFFE  # the true tag is at the start of the subformat
 
 
@@ -54,6 +56,31 @@ def read_pcm(path: str, codec: str, sample_rate: int, channels: int, start: int,
     finally:
         os.close(file)
     return _floats(data, codec, channels) if len(data) == (stop - start) * frame_bytes else None
+
+
+def short_pcm(path: str, frames: int) -> tuple[str, int, Frames] | None:
+    """Codec, Hz and all the audio, (T, C) float32, of a file of at most `frames` frames; None where it is longer or not so simple."""
+    if not hasattr(os, "pread"):
+        return None
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        header = os.pread(file, HEADER, 0)
+        layout = _layout(header)
+        codec = CODECS.get((layout.tag, layout.bits)) if layout else None
+        if layout is None or codec is None or EXTENSIBLE_CHUNK in header[: layout.first]:
+            return None
+        frame_bytes = layout.bits // 8 * layout.channels
+        if not 0 < layout.size <= frames * frame_bytes or layout.size % frame_bytes:
+            return None
+        data = os.pread(file, layout.size, layout.first)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    return (codec, layout.sample_rate, _floats(data, codec, layout.channels)) if len(data) == layout.size else None
 
 
 def _layout(header: bytes) -> Layout | None:

@@ -27,7 +27,19 @@ log = logging.getLogger(__name__)
 
 NAME = ".stable-audio-tools-scan"
 PACKAGE = Path(__file__).parents[1]
-READERS = ("audio/io.py", "audio/containers.py", "data/captions.py", "data/tags.py", "data/findings.py", "data/scan_cache.py")
+READERS = (
+    *("audio/io.py", "audio/pcm.py", "audio/codec.py", "audio/containers.py"),
+    *("data/captions.py", "data/tags.py", "data/findings.py", "data/scan_cache.py"),
+)
+    "audio/io.py",
+    "audio/pcm.py",
+    "audio/codec.py",
+    "audio/containers.py",
+    "data/captions.py",
+    "data/tags.py",
+    "data/findings.py",
+    "data/scan_cache.py",
+)
 
 Findings = dict[str, tuple[Mark, Finding]]  # by relative path
 
