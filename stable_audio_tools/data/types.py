@@ -6,16 +6,17 @@ into what the public loader yields, with a `padding_mask` in each metadata dict.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 from stable_audio_tools.data.buckets import LengthGrid
+from stable_audio_tools.data.shared_memory import can_share, stacked_in_shared_memory
 
 
 class ItemKey(NamedTuple):
@@ -88,38 +89,48 @@ def collate(samples: Sequence[Sample], grid: LengthGrid | None = None) -> Batch:
     """Stack items of one shape; with `grid`, of any lengths, padded with zeros to the next length that it allows."""
     sounds = [sample.audio for sample in samples]
     longest = max(sound.shape[-1] for sound in sounds)
-    stacked = _batch_memory(sounds, longest if grid is None else grid.padded(longest))
-    for row, sound in zip(stacked, sounds, strict=True):
-        if grid is None and sound.shape != row.shape:
-            raise ValueError(f"items of a batch have shapes {tuple(row.shape)} and {tuple(sound.shape)}")
-        row[..., : sound.shape[-1]].copy_(sound)
-        row[..., sound.shape[-1] :].zero_()
+    if shapes := {tuple(sound.shape) for sound in sounds if grid is None} - {tuple(sounds[0].shape)}:
+        raise ValueError(f"items of a batch have shapes {tuple(sounds[0].shape)} and {shapes.pop()}")
+    length = longest if grid is None else grid.padded(longest)
+    stacked = stacked_in_shared_memory(sounds, length) if can_share() else _stacked(sounds, length)
     lengths = tuple(sample.audio.shape[-1] if sample.valid_length is None else sample.valid_length for sample in samples)
     faults = tuple(fault for sample in samples for fault in sample.faults)
     return Batch(stacked, tuple(sample.metadata for sample in samples), lengths, faults)
 
 
-def _batch_memory(sounds: Sequence[Tensor], length: int) -> Tensor:
-    """(B, C, length), not filled; in a worker process memory that the training process sees, or torch would copy the batch once more."""
-    first = sounds[0]
-    shape = (len(sounds), *first.shape[:-1], length)
-    if get_worker_info() is None:
-        return first.new_empty(shape)
-    memory = first.untyped_storage()._new_shared(math.prod(shape) * first.element_size(), device=first.device)
-    return first.new_empty(0).set_(memory).view(shape)
+def _stacked(sounds: Sequence[Tensor], length: int) -> Tensor:
+    """(..., T) each to (B, ..., length), padded with zeros."""
+    return torch.stack([F.pad(sound, (0, length - sound.shape[-1])) for sound in sounds])
 
 
-def fetch(dataset: Dataset[Any], keys: Sequence[ItemKey]) -> list[Sample]:
+def _unheard(item: int) -> None:
+    """Where nobody asks which item is made."""
+
+
+def fetch(dataset: Dataset[Any], keys: Sequence[ItemKey], begin: Callable[[int], None] = _unheard) -> list[Sample]:
     """The items named by `keys`.
 
     A data set whose items depend on the visit has `visit(key) -> Sample`, and `ahead(keys)` if it is faster when it knows what is asked
     for next. Any other map-style one will do: items are
-    `Sample`s or `(audio, metadata)`, and one that makes many at once has torch's `__getitems__(indices)`.
+    `Sample`s or `(audio, metadata)`, and one that makes many at once has torch's `__getitems__(indices)`. With
+    `name(index) -> str` it says where an item is, for messages.
+
+    Args:
+        begin: told the number of each item before it is made; of items made at once, the first one's.
     """
     if hasattr(dataset, "ahead"):
         dataset.ahead(keys)
     if hasattr(dataset, "visit"):
-        return [dataset.visit(key) for key in keys]
-    indices = [key.item for key in keys]
-    items = dataset.__getitems__(indices) if hasattr(dataset, "__getitems__") else [dataset[index] for index in indices]
+        return [dataset.visit(key) for key in _announced(keys, begin)]
+    if hasattr(dataset, "__getitems__"):
+        begin(keys[0].item)
+        items = dataset.__getitems__([key.item for key in keys])
+    else:
+        items = [dataset[key.item] for key in _announced(keys, begin)]
     return [Sample(*item) for item in items]
+
+
+def _announced(keys: Sequence[ItemKey], begin: Callable[[int], None]) -> Iterator[ItemKey]:
+    for key in keys:
+        begin(key.item)
+        yield key
