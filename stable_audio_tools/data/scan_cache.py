@@ -31,15 +31,6 @@ READERS = (
     *("audio/io.py", "audio/pcm.py", "audio/codec.py", "audio/containers.py"),
     *("data/captions.py", "data/tags.py", "data/findings.py", "data/scan_cache.py"),
 )
-    "audio/io.py",
-    "audio/pcm.py",
-    "audio/codec.py",
-    "audio/containers.py",
-    "data/captions.py",
-    "data/tags.py",
-    "data/findings.py",
-    "data/scan_cache.py",
-)
 
 Findings = dict[str, tuple[Mark, Finding]]  # by relative path
 
