@@ -169,7 +169,7 @@ class AudioDirDataset(Dataset[Any]):
         Raises:
             ConfigError: file after file cannot be served.
         """
-        return serve(key, len(self), lambda index, attempt: self._attempt(index, key, attempt), self._name)
+        return serve(key, len(self), lambda index, attempt: self._attempt(index, key, attempt), self.name)
 
     @property
     def always(self) -> frozenset[str]:
@@ -190,14 +190,14 @@ class AudioDirDataset(Dataset[Any]):
                 caption = {"prompt": ""} if captioned or item.prompts.templates else {}
                 yield from ((name, {**caption, **metadata}) for name, metadata in self._stored(part))
             elif run_code:
-                yield from ((self._name(index), self[index].metadata) for index in range(first, first + min(length, PROBED)))
+                yield from ((self.name(index), self[index].metadata) for index in range(first, first + min(length, PROBED)))
             first += length
 
     def _stored(self, part: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Name and metadata of the items of a dataset, as far as they are known without reading them."""
         return ((file.relpath, file.metadata) for file in self.scans[part].files)
 
-    def _name(self, index: int) -> str:
+    def name(self, index: int) -> str:
         return shown(self._file(index)[1].path)
 
     def _attempt(self, index: int, key: ItemKey, attempt: int) -> Sample:

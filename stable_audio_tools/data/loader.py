@@ -9,30 +9,32 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
-import signal
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data._utils.signal_handling import _remove_worker_pids
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from torch.utils.data import Dataset
 
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.data.buckets import ANY_LENGTH, LengthGrid, by_length
-from stable_audio_tools.data.order import batches_in, epoch_length, epoch_order, rank_batches
+from stable_audio_tools.data.order import batches_in, epoch_length, epoch_order, rank_batches, taken_by
 from stable_audio_tools.data.resampled import Draws
-from stable_audio_tools.data.types import Batch, Fault, ItemKey, Part, collate, fetch
+from stable_audio_tools.data.types import Batch, Fault, ItemKey, Part, Sample, collate, fetch
+from stable_audio_tools.data.workers import (
+    MAX_WAIT_S,
+    NO_ITEM,
+    SHARED_MEMORY,
+    Board,
+    StartMethod,
+    WatchedLoader,
+    WorkerLostError,
+    is_out_of_shared_memory,
+    listen_to_trainer_only,
+)
 
 log = logging.getLogger(__name__)
-
-DEATHS = (
-    "Most often the machine ran out of memory (fewer --num-workers help) or of shared memory (/dev/shm); --num-workers 0 shows other causes"
-)
 
 
 class AudioLoader:
@@ -52,9 +54,12 @@ class AudioLoader:
         grid: lengths that batches of a dataset with `lengths` may have.
         draws: what epochs are made of; left out: of each item once, or as often as its part's weight says.
         rank, world_size: left out: those of torch.distributed at the time of use, if it runs.
+        max_wait_s: how long a worker may be at one item while its batch is waited for; then the run ends with its name.
+        start_method: how worker processes start; left out: Python's default on this system.
 
     Raises:
-        ConfigError: an epoch does not fill one batch.
+        ConfigError: an epoch does not fill one batch; while iterating: the data cannot be read any more.
+        WorkerLostError: while iterating: a worker died or hangs.
     """
 
     def __init__(
@@ -70,6 +75,8 @@ class AudioLoader:
         draws: Draws | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        max_wait_s: float = MAX_WAIT_S,
+        start_method: StartMethod | None = None,
     ):
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size is {batch_size} and num_workers {num_workers}; expected at least 1 and 0")
@@ -87,17 +94,20 @@ class AudioLoader:
         self._epoch = self._position = self._step = 0
         self._begun = self._loaded = False
         self._plan = _Plan()
-        self._torch_loader = DataLoader(
-            _Source(dataset, None if self.lengths is None else grid),
-            batch_size=None,
-            sampler=self._plan,
-            num_workers=num_workers,
-            collate_fn=_unchanged,
-            worker_init_fn=_listen_to_parent_only,
-            persistent_workers=num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # or each pass would draw a number from the global generator, also after a resume
-        )
+        board = Board(num_workers)
+        options = {
+            "batch_size": None,
+            "sampler": self._plan,
+            "num_workers": num_workers,
+            "collate_fn": _unchanged,
+            "worker_init_fn": listen_to_trainer_only,
+            "persistent_workers": num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "generator": torch.Generator(),  # or each pass would draw a number from the global generator, also after a resume
+            "multiprocessing_context": start_method if num_workers else None,
+        }
+        source = _Source(dataset, None if self.lengths is None else grid, board)
+        self._torch_loader = WatchedLoader(source, board, source.name, max_wait_s, options)
         self._check_size()
         _LIVE.add(self)
 
@@ -145,16 +155,7 @@ class AudioLoader:
 
     def close(self) -> None:
         """End the worker processes. They also end with the loader and with the program; another pass starts new ones."""
-        iterator, self._torch_loader._iterator = self._torch_loader._iterator, None
-        if isinstance(iterator, _MultiProcessingDataLoaderIter):
-            if iterator._worker_pids_set:  # or torch would raise, wherever the program is, for each worker that ends after one died
-                _remove_worker_pids(id(iterator))
-                iterator._worker_pids_set = False
-            workers = iterator._workers
-            iterator._shutdown_workers()
-            for worker in workers:
-                if worker.is_alive():
-                    worker.kill()
+        self._torch_loader.close()
 
     def __iter__(self) -> Iterator[tuple[Tensor, tuple[dict[str, Any], ...]]]:
         # All of this runs at the first `next`: Lightning makes the iterator first and says which epoch it is then.
@@ -167,7 +168,7 @@ class AudioLoader:
         for number, batch in enumerate(self._batches(), 1):
             self._begun, self._loaded = True, False
             if number < count:
-                self._position = start + number * self.batch_size * world_size
+                self._position = start + taken_by(number, len(order) - start, self.batch_size, world_size)
             else:
                 self._epoch, self._position = self._epoch + 1, 0
             self._report(batch.faults)
@@ -202,22 +203,20 @@ class AudioLoader:
     def _batches(self) -> Iterator[Batch]:
         source: Iterator[Any] | None = None
         while True:
-            death = ""
+            lost = ""
             try:
                 source = iter(self._torch_loader) if source is None else source
                 made = next(source)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                death = str(error).strip()
-            if death:  # not inside `except`: torch's error would hold on to its iterator, which must end
+            except WorkerLostError as error:
+                lost = str(error)
+            if lost:  # not inside `except`: the error would hold on to the workers, which must end
                 source = None
                 self.close()
-                raise RuntimeError(f"a data worker process died: {death} {DEATHS}")
+                raise WorkerLostError(lost)
             if isinstance(made, _Failure):
-                raise ConfigError(made.message)
+                raise made.kind(made.message)
             yield made
 
     def _check_size(self) -> None:
@@ -253,42 +252,39 @@ class _Plan:
         return iter(self.batches)
 
 
-class _Failure:
-    """A ConfigError on its way out of a worker, where torch would bury it under a traceback."""
+class _Failure(NamedTuple):
+    """An error on its way out of a worker, where torch would bury it under a traceback."""
 
-    def __init__(self, message: str):
-        self.message = message
+    kind: type[Exception]
+    message: str
 
 
 class _Source(Dataset[Any]):
     """Whole batches by the keys of their items: what runs in a worker."""
 
-    def __init__(self, dataset: Dataset[Any], grid: LengthGrid | None):
-        self.dataset, self.grid = dataset, grid
+    def __init__(self, dataset: Dataset[Any], grid: LengthGrid | None, board: Board):
+        self.dataset, self.grid, self.board = dataset, grid, board
 
     def __getitem__(self, keys: list[ItemKey]) -> Batch | _Failure:
         try:
-            return collate(fetch(self.dataset, keys), self.grid)
+            return self._batch(fetch(self.dataset, keys, self.board.at))
         except ConfigError as error:
-            return _Failure(str(error))
+            return _Failure(ConfigError, str(error))
+        finally:
+            self.board.at(NO_ITEM)
+
+    def _batch(self, samples: Sequence[Sample]) -> Batch | _Failure:
+        try:
+            return collate(samples, self.grid)
+        except (RuntimeError, OSError) as error:
+            if not is_out_of_shared_memory(error):
+                raise
+            return _Failure(RuntimeError, SHARED_MEMORY)
+
+    def name(self, item: int) -> str:
+        """Where an item is, for messages."""
+        return str(self.dataset.name(item)) if hasattr(self.dataset, "name") else "which has no name"
 
 
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def _listen_to_parent_only(worker: int) -> None:
-    """Ctrl-C and a scheduler's signals reach every process; the training process alone decides, after the step it is in."""
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_when_told(parent: int) -> None:
-    """Python ends leftover workers with the same SIGTERM and waits for them, so that the sender must be looked at."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)

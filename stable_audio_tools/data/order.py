@@ -46,17 +46,29 @@ def batches_in(length: int, batch_size: int, world_size: int, *, drop_last: bool
     return length // step if drop_last else -(-length // step)
 
 
+def taken_by(batches: int, left: int, batch_size: int, world_size: int) -> int:
+    """Items that the first `batches` batches of all ranks take of the `left` ones, where those batches are not the last.
+
+    The batch before the last leaves an item for every rank, so that none has to be repeated; one of a single item cannot.
+    """
+    taken = batches * batch_size * world_size
+    return min(taken, left - world_size) if batch_size > 1 else taken
+
+
 def rank_batches(order: Tensor, position: int, batch_size: int, rank: int, world_size: int, *, drop_last: bool) -> Iterator[Tensor]:
     """The batches (b, 2) of one rank, from the item at `position` on; the same number of them on every rank.
 
-    The last batches hold what is left, shared as evenly as it goes. Where fewer items than ranks are left, ranks
-    without one repeat an item from the start of the order, since every rank must take part in every step.
+    The last batches hold what is left, shared as evenly as it goes. Where that is fewer items than ranks, which takes batches
+    of one item or fewer items than ranks in all, ranks without one repeat an item from the start of the order, since every
+    rank must take part in every step.
     """
-    step = batch_size * world_size
-    for start in range(position, len(order), step):
-        rows = order[start : start + step]
-        if len(rows) < step and drop_last:
-            return
+    left = len(order) - position
+    count = batches_in(left, batch_size, world_size, drop_last=drop_last)
+    begin = 0
+    for number in range(1, count + 1):
+        end = taken_by(number, left, batch_size, world_size) if number < count else min(number * batch_size * world_size, left)
+        rows = order[position + begin : position + end]
+        begin = end
         if len(rows) < world_size:
             repeats = order.repeat(-(-world_size // len(order)), 1)
             rows = torch.cat((rows, repeats[: world_size - len(rows)]))

@@ -192,7 +192,7 @@ class PreEncodedDataset(Dataset[Any]):
         Raises:
             ConfigError: item after item cannot be served.
         """
-        return serve(key, len(self), lambda item, attempt: self._clip(item, (*key, attempt)), self._name)
+        return serve(key, len(self), lambda item, attempt: self._clip(item, (*key, attempt)), self.name)
 
     def _place(self, index: int) -> tuple[int, LatentFolder, int]:
         for number, kept in enumerate(self._kept):
@@ -217,10 +217,10 @@ class PreEncodedDataset(Dataset[Any]):
             if settings.custom_metadata_module is None:
                 yield from _stored(settings.prompts, folder, kept)
             elif run_code:
-                yield from ((self._name(index), self[index].metadata) for index in range(first, first + min(len(kept), PROBED)))
+                yield from ((self.name(index), self[index].metadata) for index in range(first, first + min(len(kept), PROBED)))
             first += len(kept)
 
-    def _name(self, index: int) -> str:
+    def name(self, index: int) -> str:
         _, folder, item = self._place(index)
         return folder.name(item)
 
