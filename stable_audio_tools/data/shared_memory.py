@@ -6,6 +6,7 @@ import errno
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def stacked_in_shared_memory(sounds: Sequence[Tensor], length: int) -> Tensor:
 
 
 def _write(file: int, part: Tensor, place: int) -> None:
-    data = part.reshape(-1).view(torch.uint8).numpy()
+    data: Any = part.reshape(-1).view(torch.uint8).numpy()
     while len(data):
         done = os.pwrite(file, data, place)
         if not done:
