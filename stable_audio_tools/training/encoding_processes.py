@@ -17,6 +17,7 @@ from stable_audio_tools.training.stop_signals import StoppedBySignal, ending_on_
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
+GRACE_S = 10.0  # for a process to end its own
 RANKS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
 
 
@@ -61,14 +62,14 @@ def encode(job: Job, kind: str, *, processes: int, batch_size: int, num_workers:
 
 
 def _spawn(job: Job, kind: str, processes: int, options: dict[str, int]) -> None:
-    from torch.multiprocessing import get_context
+    from torch.multiprocessing import get_context, get_start_method
 
-    context = get_context("spawn")
+    context, workers_start = get_context("spawn"), get_start_method()
     shares = [job.share(rank, processes) for rank in range(processes)]
     started: list[Any] = []
     try:
         for rank, shards in enumerate(shares):
-            started.append(context.Process(target=_work, args=(job, Place(rank, processes, rank), kind, shards, options)))
+            started.append(context.Process(target=_work, args=(job, Place(rank, processes, rank), kind, shards, options, workers_start)))
             started[-1].start()
         _watch(job, started)
     finally:
@@ -76,7 +77,10 @@ def _spawn(job: Job, kind: str, processes: int, options: dict[str, int]) -> None
             if process.is_alive():
                 process.terminate()
         for process in started:
-            process.join()
+            process.join(GRACE_S)
+            if process.is_alive():  # what it was at is no file yet
+                process.kill()
+                process.join()
 
 
 def _watch(job: Job, processes: list[Any]) -> None:
@@ -89,6 +93,8 @@ def _watch(job: Job, processes: list[Any]) -> None:
         time.sleep(POLL_S)
         if time.monotonic() - told > PROGRESS_S:
             told, left = time.monotonic(), len(missing_shards(job.folder, job.details))
+            if not left:
+                continue
             remaining = f", about {(told - begun) / (total - left) * left:.0f} s left" if left < total else ""
             log.info("%d of %d shards are there%s", job.details.shards - left, job.details.shards, remaining)
     failed = [(rank, process.exitcode) for rank, process in enumerate(processes) if process.exitcode not in (None, 0)]
@@ -97,8 +103,13 @@ def _watch(job: Job, processes: list[Any]) -> None:
         raise RuntimeError(f"process {rank} of {len(processes)} ended with status {status}; the same command goes on where it stopped")
 
 
-def _work(job: Job, place: Place, kind: str, shards: list[int], options: dict[str, int]) -> None:
-    """One process: its shards, then its end."""
+def _work(job: Job, place: Place, kind: str, shards: list[int], options: dict[str, int], workers_start: str) -> None:
+    """One process: its shards, then its end.
+
+    Args:
+        workers_start: how its own workers start: as those of any loader, not as it did itself.
+    """
+    torch.multiprocessing.set_start_method(workers_start, force=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     torch.set_num_threads(max(1, torch.get_num_threads() // place.world_size))
     try:
