@@ -256,6 +256,12 @@ ROWS: dict[str, tuple[str, ...]] = {
         "data/test_metadata_module.py::test_a_module_is_for_its_own_folder_alone",
         "data/test_metadata_module.py::test_failures_name_the_users_own_line",
     ),
+    "Data: a file that cannot be read is another one, at random and without a word, and a folder of such files never ends": (
+        ELSEWHERE,
+        "data/test_bad_data.py::test_every_good_file_is_served_once_an_epoch_and_every_bad_one_named_once",
+        "data/test_bad_data.py::test_a_run_on_nothing_but_bad_files_ends_at_once_with_their_number_and_causes",
+        "data/test_scan.py::test_a_subfolder_that_cannot_be_listed_is_named",
+    ),
     "Metadata: further audio is cut at a place of its own": (
         ELSEWHERE,
         "data/test_metadata_module.py::test_further_audio_is_the_same_part_with_the_same_polarity",

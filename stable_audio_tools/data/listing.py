@@ -90,14 +90,15 @@ def _check_folder(top: str) -> None:
 
 
 def _sort_in(entry: os.DirEntry[str], relative: str, listing: Listing) -> None:
-    stem, extension = os.path.splitext(entry.path)
-    extension = extension.lower()
+    path, dot = entry.path, entry.name.rfind(".")
+    length = len(entry.name) - dot if dot > 0 else 0
+    stem, extension = path[: len(path) - length], path[len(path) - length :].lower()
     if extension in CONTAINERS:
         mark = _mark(entry)
         if mark is None:
             listing.bad.append(Fault(shown(entry.path), "a broken link, or no regular file"))
         else:
-            listing.audio.append(Found(relative + entry.name, entry.path, stem, mark))
+            listing.audio.append(Found(relative + entry.name, path, stem, mark))
     elif extension in CANNOT_READ:
         listing.bad.append(Fault(shown(entry.path), f"{extension} cannot be read; convert it, for instance to FLAC"))
     else:
