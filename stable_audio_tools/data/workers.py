@@ -100,7 +100,6 @@ class WatchedLoader(DataLoader[Any]):
     def _get_iterator(self) -> Any:
         if not self.num_workers:
             return super()._get_iterator()
-        self.check_worker_number_rationality()
         try:
             return _Workers(self)
         except (BrokenPipeError, EOFError):
