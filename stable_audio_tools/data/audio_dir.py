@@ -34,6 +34,7 @@ from stable_audio_tools.data.stretches import FileStretch, HeldStretch, Stretch,
 from stable_audio_tools.data.types import ItemKey, Part, Sample, valid_mask
 
 PROBED = 2  # items that a metadata module is tried on before training, chosen
+HELD_SAMPLES = 1 << 27  # chosen: of all channels, 25 minutes of stereo; a FLAC of a megabyte may hold hours of silence
 PLACES = 8  # starts tried in a file before its crop counts as silent, chosen
 
 
@@ -234,6 +235,9 @@ class AudioDirDataset(Dataset[Any]):
                 stretch = sounding_part(file, self.sample_rate, amplitude, also_before=config.trim_silence == "both")
             if not config.remove_silence:
                 return stretch
+            if stretch.total * file.info.channels > HELD_SAMPLES:
+                cause = f"{stretch.seconds / 60:.0f} minutes are too long for remove_silence, which holds whole files in memory"
+                raise NotServableError(f"{cause}; cut the file into parts, or use trim_silence")
             return HeldStretch(config.shortened(stretch.read(0, stretch.total), self.sample_rate), self.sample_rate)
         except ConfigError as error:
             raise NotServableError(error.problems[0].message) from None

@@ -11,7 +11,7 @@ from stable_audio_tools.audio.io import read_part
 from stable_audio_tools.audio.resample import resampled_length
 from stable_audio_tools.data.scan import AudioFile
 
-BLOCK = 1 << 16  # frames read at once in search of sound, and twice as many each time that there was none
+BLOCK, LARGEST_BLOCK = 1 << 16, 1 << 22  # frames read at once in search of sound: twice as many each time that there was none
 
 
 class Stretch(Protocol):
@@ -92,4 +92,4 @@ def _loud_blocks(file: AudioFile, amplitude: float, *, backwards: bool) -> Itera
         loud = (block.abs().amax(0) >= amplitude).nonzero()[:, 0]
         if len(loud):
             yield start, loud
-        done, size = done + size, 2 * size
+        done, size = done + size, min(2 * size, LARGEST_BLOCK)

@@ -52,7 +52,10 @@ def ranks_of(dataset, batch_size, world_size, **options):
 
 
 def resumed(draw, workers, drop_last):
-    """Serve an epoch in up to three runs, each with other workers, ranks and batches; its items, its length, and how many may be left out."""
+    """Serve an epoch in up to three runs, each with other workers, ranks and batches.
+
+    Returns its items, its length, and how many may be left out.
+    """
     length = draw.randint(12, 60)
     dataset, served, state, left_out = Numbers(length), [], {"seed": 7, "epoch": 0, "position": 0}, 0
     for run in range(3):
@@ -166,11 +169,11 @@ def test_the_name_of_an_item_is_its_file(folder):
 
 
 def resident_kib(processes):
-    """Of this process and others; what they share is counted once."""
+    """Of this process and others."""
     total = 0
     for process in ("self", *processes):
         with open(f"/proc/{process}/smaps_rollup") as file:
-            total += next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+            total += next(int(line.split()[1]) for line in file if line.startswith("Rss:"))
     return total
 
 

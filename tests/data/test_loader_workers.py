@@ -142,6 +142,7 @@ class Slow(Draw):
         return super().visit(key)
 
 
+@pytest.mark.slow
 def test_what_is_slow_or_waits_for_the_training_process_does_not_hang():
     loader = AudioLoader(Slow(8), 4, num_workers=1, max_wait_s=0.9)
     batches = iter(loader)
