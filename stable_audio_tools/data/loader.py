@@ -21,7 +21,7 @@ from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.data.buckets import ANY_LENGTH, LengthGrid, by_length
 from stable_audio_tools.data.order import batches_in, epoch_length, epoch_order, rank_batches, taken_by
 from stable_audio_tools.data.resampled import Draws
-from stable_audio_tools.data.types import Batch, Fault, ItemKey, Part, Sample, collate, fetch
+from stable_audio_tools.data.types import Batch, Fault, ItemKey, Part, Sample, collate, fetch, name_of
 from stable_audio_tools.data.workers import (
     MAX_WAIT_S,
     NO_ITEM,
@@ -282,8 +282,7 @@ class _Source(Dataset[Any]):
             return _Failure(RuntimeError, SHARED_MEMORY)
 
     def name(self, item: int) -> str:
-        """Where an item is, for messages."""
-        return str(self.dataset.name(item)) if hasattr(self.dataset, "name") else "which has no name"
+        return name_of(self.dataset, item)
 
 
 def _unchanged(batch: Any) -> Any:

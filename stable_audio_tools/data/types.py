@@ -116,9 +116,10 @@ def fetch(dataset: Dataset[Any], keys: Sequence[ItemKey], begin: Callable[[int],
     `name(index) -> str` it says where an item is, for messages.
 
     Args:
-        begin: told the number of each item before it is made; of items made at once, the first one's.
+        begin: told the number of each item before it is made; of items made or fetched at once, the first one's.
     """
     if hasattr(dataset, "ahead"):
+        begin(keys[0].item)
         dataset.ahead(keys)
     if hasattr(dataset, "visit"):
         return [dataset.visit(key) for key in _announced(keys, begin)]
@@ -134,3 +135,8 @@ def _announced(keys: Sequence[ItemKey], begin: Callable[[int], None]) -> Iterato
     for key in keys:
         begin(key.item)
         yield key
+
+
+def name_of(dataset: Dataset[Any], item: int) -> str:
+    """Where an item is, for messages."""
+    return str(dataset.name(item)) if hasattr(dataset, "name") else "which has no name"

@@ -230,7 +230,7 @@ class ShardDataset(AudioDirDataset):
         _ahead(self.shards, keys)
 
     def visit(self, key: ItemKey) -> Sample:
-        return serve(key, len(self), lambda index, attempt: self._unpacked_clip(index, key, attempt), self._name)
+        return serve(key, len(self), lambda index, attempt: self._unpacked_clip(index, key, attempt), self.name)
 
     def _place(self, index: int) -> tuple[int, Item]:
         for number, one in enumerate(self.shards):
@@ -239,7 +239,7 @@ class ShardDataset(AudioDirDataset):
             index -= len(one)
         raise AssertionError("the index is within the length")
 
-    def _name(self, index: int) -> str:
+    def name(self, index: int) -> str:
         return self._place(index)[1].name
 
     def _unpacked_clip(self, index: int, key: ItemKey, attempt: int) -> Sample:

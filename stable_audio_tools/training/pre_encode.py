@@ -37,7 +37,7 @@ from stable_audio_tools.data.latent_shards import (
 )
 from stable_audio_tools.data.loader import AudioLoader
 from stable_audio_tools.data.pre_encoded import drawn
-from stable_audio_tools.data.types import Fault, ItemKey, Sample, fetch
+from stable_audio_tools.data.types import Fault, ItemKey, Sample, fetch, name_of
 from stable_audio_tools.inference.latents import LatentEncoder, Stored
 from stable_audio_tools.models.atomic_file import atomic_file, remove_stale
 from stable_audio_tools.models.safetensors_file import write_safetensors
@@ -107,6 +107,9 @@ class Crops(Dataset[Any]):
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def name(self, index: int) -> str:
+        return name_of(self.dataset, self.numbers[index] // self.source.crops)
 
     def visit(self, key: ItemKey) -> Sample:
         number = self.numbers[key.item]
