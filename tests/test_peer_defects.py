@@ -310,6 +310,16 @@ ROWS: dict[str, tuple[str, ...]] = {
         "data/test_pre_encoded.py::test_what_goes_bad_later_is_replaced_and_named",
         "data/test_pre_encoded.py::test_bad_files_are_listed_with_causes_and_never_served",
     ),
+    "R a loader of no worker processes cannot be made, and what hangs or dies in one is not named": (
+        ELSEWHERE,
+        "data/test_loader.py::test_workers_do_not_change_anything",
+        "data/test_loader_workers.py::test_a_worker_that_hangs_is_named_with_the_file_it_is_at",
+        "data/test_loader_workers.py::test_a_worker_that_dies_is_named_with_the_file_it_was_at",
+    ),
+    "S ranks of a run draw other items at each start, and a resumed epoch begins again": (
+        ELSEWHERE,
+        "data/test_loader_exact.py::test_every_item_once_an_epoch_whatever_the_ranks_before_and_after_an_interruption",
+    ),
     "R tokens of pre-encoding lose their padding": (ELSEWHERE, "training/test_pre_encode.py::test_tokens_are_stored_and_trained_on"),
     "S crops of stored latents keep the seconds_start of the whole clip, and never reach its last frame": (
         ELSEWHERE,

@@ -168,6 +168,17 @@ def test_the_name_of_an_item_is_its_file(folder):
     assert all(dataset[index].metadata["path"] == name for index, name in enumerate(names))
 
 
+def test_a_flac_that_claims_ten_hours_is_found_before_training(folder, tmp_path):
+    """Its header holds the number of samples in the last 36 of 64 bits."""
+    liar = bytearray(audio_files.write(tmp_path / "liar.flac", audio_files.signal(0.5, RATE, 1), RATE).read_bytes())
+    facts = int.from_bytes(liar[18:26], "big")
+    liar[18:26] = (facts >> 36 << 36 | 36_000 * RATE).to_bytes(8, "big")
+    (tmp_path / "liar.flac").write_bytes(liar)
+    audio_files.write(tmp_path / "good.wav", audio_files.signal(0.5, RATE, 1), RATE)
+    (scan,) = folder_loader(tmp_path, 0).dataset.scans
+    assert [tuple(bad) for bad in scan.bad] == [(str(tmp_path / "liar.flac"), "the audio cannot be decoded: the file is cut or damaged")]
+
+
 def resident_kib(processes):
     """Of this process and others."""
     total = 0
