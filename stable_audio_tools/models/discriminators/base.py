@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
-from stable_audio_tools.configs.errors import Problem
+from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.nn.exact import at_least_single
 
 Layers = list[Tensor]
@@ -156,6 +157,20 @@ HINGE = Game(_hinge, _negative)  # arXiv:1705.02894
 RELATIVISTIC = Game(_fake_above_real, _real_above_fake)  # a recording against its own reconstruction, arXiv:1807.00734
 LEAST_SQUARES = Game(_squares, _square_to_one)  # arXiv:1611.04076
 UNIT_HINGE = Game(_unit_hinge, _below_one)  # scores between 0 and 1, upstream's alternative to least squares
+
+LossType = Literal["hinge", "lsgan", "rpgan"]
+LOSS_TYPE = "what scores cost: hinge, lsgan (squared distances from 0 and 1), or rpgan (each recording against its own reconstruction)"
+GAMES: dict[str, Game] = {"hinge": HINGE, "lsgan": LEAST_SQUARES, "rpgan": RELATIVISTIC}
+
+
+def use_hinge_alone(use_hinge: bool, loss_type: LossType | None) -> None:
+    """Refuse two keys that say what scores cost.
+
+    Raises:
+        ConfigError: both are given.
+    """
+    if use_hinge and loss_type is not None:
+        raise ConfigError([Problem(("use_hinge",), "loss_type says already what scores cost", "keep one of the two", on_key=True)])
 
 
 def in_precision_of(layer: nn.Module, x: Tensor) -> Tensor:

@@ -18,14 +18,17 @@ from stable_audio_tools.nn.constant_q import ConstantQ
 from stable_audio_tools.nn.conv import WNConv2d
 
 from .base import (
-    LEAST_SQUARES,
+    GAMES,
+    LOSS_TYPE,
     BaseDiscriminatorConfig,
     Discriminator,
     HeadedDiscriminator,
     Layers,
+    LossType,
     Verdict,
     channels_problem,
     in_precision_of,
+    use_hinge_alone,
 )
 from .dac import DACDiscriminator, DACDiscriminatorParams, to_one_level
 
@@ -37,6 +40,7 @@ class BigVGANDiscriminatorParams(StrictModel):
     """Periods, and constant-Q spectra, one network each."""
 
     use_hinge: bool = Field(False, description="of the periods: scores cost no more beyond 0 and 1; false: squared distances")
+    loss_type: LossType | None = Field(None, description=f"{LOSS_TYPE}; default: as use_hinge says, lsgan for spectra")
     periods: tuple[PositiveInt, ...] = Field((2, 3, 5, 7, 11), min_length=1, description="judge every period-th sample, one network each")
     cqtd_filters: PositiveInt = Field(32, description="channels of the first layer that sees all octaves")
     cqtd_max_filters: PositiveInt = Field(1024, description="layers are never wider than this")
@@ -49,6 +53,11 @@ class BigVGANDiscriminatorParams(StrictModel):
     cqtd_bins_per_octaves: tuple[PositiveInt, ...] = Field((24, 36, 48), description="notes of an octave")
     cqtd_normalize_volume: bool = Field(False, description="spectra are of audio at one level, as the periods are anyway")
     fmin: float = Field(32.7, gt=0, description="Hz of the lowest note")
+
+    @model_validator(mode="after")
+    def _one_game_is_played(self) -> Self:
+        use_hinge_alone(self.use_hinge, self.loss_type)
+        return self
 
     @model_validator(mode="after")
     def _spectra_are_complete(self) -> Self:
@@ -65,7 +74,7 @@ class BigVGANDiscriminatorParams(StrictModel):
     @property
     def of_periods(self) -> DACDiscriminatorParams:
         """The part that is a discriminator of the Descript codec, seeing periods alone."""
-        return DACDiscriminatorParams(use_hinge=self.use_hinge, periods=self.periods, rates=(), fft_sizes=())
+        return DACDiscriminatorParams(use_hinge=self.use_hinge, loss_type=self.loss_type, periods=self.periods, rates=(), fft_sizes=())
 
 
 class BigVGANDiscriminatorConfig(BaseDiscriminatorConfig):
@@ -109,7 +118,7 @@ class ConstantQDiscriminator(HeadedDiscriminator):
     """One network per constant-Q spectrum; feature distances are relative to the recording's activations."""
 
     def __init__(self, params: BigVGANDiscriminatorParams, sample_rate: int, channels: int):
-        super().__init__(LEAST_SQUARES, relative_to=SMALLEST_SCALE)
+        super().__init__(GAMES[params.loss_type or "lsgan"], relative_to=SMALLEST_SCALE)
         self.normalize_volume = params.cqtd_normalize_volume
         spectra = zip(params.cqtd_hop_lengths, params.cqtd_n_octaves, params.cqtd_bins_per_octaves, strict=True)
         self.discriminators = nn.ModuleList(

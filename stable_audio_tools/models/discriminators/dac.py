@@ -20,7 +20,20 @@ from stable_audio_tools.nn.conv import WNConv1d, WNConv2d
 from stable_audio_tools.nn.decimate import Decimate
 from stable_audio_tools.nn.exact import at_least_single
 
-from .base import LEAST_SQUARES, UNIT_HINGE, BaseDiscriminatorConfig, HeadedDiscriminator, Layers, Verdict, in_precision_of
+from .base import (
+    GAMES,
+    LEAST_SQUARES,
+    LOSS_TYPE,
+    UNIT_HINGE,
+    BaseDiscriminatorConfig,
+    Game,
+    HeadedDiscriminator,
+    Layers,
+    LossType,
+    Verdict,
+    in_precision_of,
+    use_hinge_alone,
+)
 
 PEAK, QUIETEST = 0.8, 1e-9  # level that each channel is brought to, and what keeps silence from being divided by zero
 BAND_WIDTH = 32  # channels of the layers that see spectra
@@ -34,6 +47,7 @@ class DACDiscriminatorParams(StrictModel):
     """Which views of the sound are judged; each is a network of its own."""
 
     use_hinge: bool = Field(False, description="scores cost no more beyond 0 and 1; false: squared distances from 0 and 1")
+    loss_type: LossType | None = Field(None, description=f"{LOSS_TYPE}; default: as use_hinge says")
     rates: tuple[PositiveInt, ...] = Field((), description="judge the waveform at 1/rate of the sample rate, one network each")
     periods: tuple[PositiveInt, ...] = Field((2, 3, 5, 7, 11), description="judge every period-th sample, one network each")
     fft_sizes: tuple[FFTSize, ...] = Field((2048, 1024, 512), description="judge spectra, one network per window length")
@@ -42,6 +56,11 @@ class DACDiscriminatorParams(StrictModel):
         min_length=1,
         description="of spectra, each with layers of its own; from and to, as shares of the bins",
     )
+
+    @model_validator(mode="after")
+    def _one_game_is_played(self) -> Self:
+        use_hinge_alone(self.use_hinge, self.loss_type)
+        return self
 
     @model_validator(mode="after")
     def _something_is_seen(self) -> Self:
@@ -60,6 +79,11 @@ class DACDiscriminatorParams(StrictModel):
         if problems:
             raise ConfigError(problems)
         return self
+
+    @property
+    def game(self) -> Game:
+        """What scores cost each player."""
+        return GAMES[self.loss_type] if self.loss_type else UNIT_HINGE if self.use_hinge else LEAST_SQUARES
 
     @property
     def min_samples(self) -> int:
@@ -98,7 +122,7 @@ class DACDiscriminator(HeadedDiscriminator):
     """All views behind the discriminator seam. A head's last layer is its scores, and counts among no features."""
 
     def __init__(self, params: DACDiscriminatorParams, channels: int):
-        super().__init__(UNIT_HINGE if params.use_hinge else LEAST_SQUARES)
+        super().__init__(params.game)
         self.discriminator = Views(params, channels)
 
     def forward(self, audio: Tensor) -> Verdict:

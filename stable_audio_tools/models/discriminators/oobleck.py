@@ -17,7 +17,18 @@ from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import Problem
 from stable_audio_tools.nn.conv import WNConv1d, WNConv2d
 
-from .base import HINGE, BaseDiscriminatorConfig, HeadedDiscriminator, Layers, Verdict, channels_problem, in_precision_of, layer_distance
+from .base import (
+    GAMES,
+    LOSS_TYPE,
+    BaseDiscriminatorConfig,
+    HeadedDiscriminator,
+    Layers,
+    LossType,
+    Verdict,
+    channels_problem,
+    in_precision_of,
+    layer_distance,
+)
 
 WIDTHS, KERNEL, STRIDE = (32, 64, 128, 256), 15, 4
 SCALES = 3  # each at half the rate of the one before
@@ -28,6 +39,7 @@ Opinion = tuple[Tensor, Layers]
 
 class OobleckDiscriminatorParams(StrictModel):
     in_channels: PositiveInt | None = Field(None, description="audio channels; default and only choice: those of the model")
+    loss_type: LossType = Field("hinge", description=LOSS_TYPE)
 
 
 class OobleckDiscriminatorConfig(BaseDiscriminatorConfig):
@@ -44,14 +56,14 @@ class OobleckDiscriminatorConfig(BaseDiscriminatorConfig):
         return channels_problem("in_channels", self.config.in_channels, channels)
 
     def build(self, sample_rate: int, channels: int) -> OobleckDiscriminator:
-        return OobleckDiscriminator(channels)
+        return OobleckDiscriminator(self.config, channels)
 
 
 class OobleckDiscriminator(HeadedDiscriminator):
     """One head, whose score is a sum over all networks, and whose layers are those of all of them."""
 
-    def __init__(self, channels: int):
-        super().__init__(HINGE)
+    def __init__(self, params: OobleckDiscriminatorParams, channels: int):
+        super().__init__(GAMES[params.loss_type])
         self.multi_discriminator = Networks(channels)
 
     def forward(self, audio: Tensor) -> Verdict:

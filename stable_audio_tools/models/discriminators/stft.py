@@ -16,10 +16,9 @@ from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.nn.conv import WNConv2d
 from stable_audio_tools.nn.exact import FixedBuffers, at_least_single
 
-from .base import HINGE, RELATIVISTIC, BaseDiscriminatorConfig, HeadedDiscriminator, Verdict, in_precision_of
+from .base import GAMES, LOSS_TYPE, BaseDiscriminatorConfig, HeadedDiscriminator, LossType, Verdict, in_precision_of
 
 SMALLEST_SCALE = 1e-3  # of a layer's activations, where feature distances are relative to it
-GAMES = {"hinge": HINGE, "rpgan": RELATIVISTIC}
 ACTIVATIONS = Literal["LeakyReLU", "ReLU", "ELU", "GELU", "SiLU", "Tanh"]
 Pair = tuple[PositiveInt, PositiveInt]
 
@@ -42,7 +41,7 @@ class EncodecDiscriminatorParams(StrictModel):
     activation_params: dict[str, float | bool | str] | None = Field(None, description="its arguments; default: slope 0.2 of LeakyReLU")
     spec_scale_pow: float = Field(0.0, description="spectra are multiplied by their magnitude to this power")
     normalize_losses: bool = Field(False, description="feature distances relative to the activations")
-    loss_type: Literal["hinge", "rpgan"] = Field("hinge", description="rpgan: each recording is compared with its own reconstruction")
+    loss_type: LossType = Field("hinge", description=LOSS_TYPE)
 
     @model_validator(mode="after")
     def _scales_are_complete(self) -> Self:
