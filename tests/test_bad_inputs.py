@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import configs
 
 from stable_audio_tools.cli.main import main
+from stable_audio_tools.data.scan_cache import NAME as SCAN_CACHE
 
 GONE: Any = object()
 TRAIN = ["train", "--model-config", "model.json", "--max-steps", "1", "--num-workers", "0", "--logger", "none"]
@@ -362,7 +363,7 @@ FLAGS: list[Row] = [
     ("unknown command", ["trian"], nothing, ("unknown command 'trian'", 'did you mean "train"?')),
     ("unknown flag", ["train", "--max-step", "5"], nothing, ("--max-step", 'did you mean "--max-steps"?')),
     ("flag without value", ["train", "--max-steps"], nothing, ("--max-steps",)),
-    ("word for a number", ["train", "--batch-size", "four"], nothing, ("--batch-size: expected a whole number, got 'four'",)),
+    ("word for a number", ["train", "--batch-size", "four"], nothing, ("--batch-size: expected a whole number or auto, got 'four'",)),
     ("batch of nothing", ["train", "--batch-size", "0"], nothing, ("--batch-size: expected 1 or more, got 0",)),
     ("unknown logger", ["train", "--logger", "tensorbord"], nothing, ("--logger: expected one of auto", "tensorbord")),
     ("missing model config", ["train", "--model-config", "modl.json"], nothing, ("modl.json: no such file",)),
@@ -461,7 +462,9 @@ TRAINED: list[Row] = [
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(folder.rglob("*"))}
+    """All files but what scans of audio keep beside it."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SCAN_CACHE)
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import torch
 from stable_audio_tools import get_pretrained_model
 from stable_audio_tools.cli.check import check_file
 from stable_audio_tools.cli.main import main
-from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training.config import parse_run_config
 
@@ -235,9 +234,3 @@ def test_audio_channels_may_be_left_out_where_they_are_two():
     document = load("unconditional/dance_diffusion_16k_nano")
     del document["audio_channels"]
     assert parse_run_config(document).audio_channels == 2
-
-
-def test_what_is_switched_on_and_not_built_yet_is_refused():
-    document = changed("autoencoder/stable_audio_2_0_vae_nano", "training", {"eval_loss_configs": {"sisdr": {}}})
-    with pytest.raises(ConfigError, match=r"training\.eval_loss_configs\n  not available in this version: remove the key"):
-        parse_run_config(document)

@@ -115,7 +115,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Look at the input of a train step before it is on the device, where looking would mean waiting."""
-        if self.trainer.training:
+        if self._trainer is not None and self.trainer.training:
             self.guard.look_at_input(batch)
         return batch
 

@@ -185,6 +185,7 @@ def test_no_worker_outlives_the_program(start_method, sent, tmp_path):
     import os, signal, time
     from test_loader_workers import AudioLoader, Draw
     if __name__ == "__main__":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started with it ignored
         loader = AudioLoader(Draw(bad="hang"), 4, shuffle=False, num_workers=2, start_method={start_method!r})
         batches = iter(loader)
         print(*{{item["process"] for _ in range(2) for item in next(batches)[1]}}, flush=True)

@@ -313,7 +313,7 @@ def test_a_data_worker_that_dies_ends_the_run_which_names_it(tmp_path):
     drill = Run(tmp_path, configs.text_to_audio(), *OPTIONS, "--num-workers", 1)
     assert ended(drill.start(prepare=lambda: spoil_worker(lambda: os._exit(9))), 60) == 1
     said = drill.said.read_text()
-    assert "error: training failed: RuntimeError: " in said and "DataLoader worker (pid" in said
+    assert "error: training failed: WorkerLostError: data worker 0 (process " in said and "ended with status 9" in said
     assert drill.state()["status"] == "failed"
 
 

@@ -197,7 +197,7 @@ def test_lower_precision_trains_shared_out_weights(kind, precision, ranks, tmp_p
     precisions, _ = ranks(in_lower_precision, kind, precision, "fsdp", tmp_path / "fsdp")
     assert precisions in (None, {torch.bfloat16})
     found, expected = saved(tmp_path / "fsdp"), saved(tmp_path / "ddp")
-    assert_close(found["state_dict"], expected["state_dict"], rtol=2e-2, atol=2e-3)
+    assert_close(found["state_dict"], expected["state_dict"], rtol=2e-2, atol=5e-3)
     assert_close(found["optimizer_states"], expected["optimizer_states"], rtol=0.1, atol=1e-2)
 
 
@@ -355,5 +355,5 @@ def test_the_command_leaves_what_any_training_leaves(tmp_path):
     assert_close(exports[1], exports[0], rtol=1e-4, atol=1e-6)
 
     said = command(tmp_path, "auto", "fsdp", "--devices", "1", "--max-steps", "4", "--recover")
-    assert "1 processes go on with a run of 2" in said
+    assert "the run had 2 processes and now has 1" in said
     assert json.loads((fsdp / "run.json").read_text())["resumed"] == [3]
