@@ -104,6 +104,7 @@ def test_a_monitor_needs_data_to_validate_on(folder, capsys):
     assert "give --val-dataset-config" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_exported_and_their_checkpoint_stays(folder):
     assert folder.train("--val-every", "1", "--save-top-k", "1", "--checkpoint-every", "1") == 0
     values = {step: float(value) for step, value in folder.column("val/loss").items()}
@@ -116,11 +117,13 @@ def test_the_best_weights_are_exported_and_their_checkpoint_stays(folder):
     assert len(list(checkpoints.glob("step=*.ckpt"))) == 1
 
 
+@pytest.mark.slow
 def test_no_best_is_kept_unless_asked_for(folder):
     assert folder.train("--val-every", "1", "--save-best", "0", "--max-steps", "1") == 0
     assert not list((folder / "run").rglob("*best*")) and folder.column("val/loss")
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_no_better_ends_and_recover_does_not_revive_it(folder, caplog):
     folder.model = configs.text_to_audio(optimizer_configs=STILL, use_ema=False)
     del folder.model["training"]["learning_rate"]
@@ -137,6 +140,7 @@ def test_an_unknown_metric_ends_the_run_at_its_first_validation(folder, capsys):
     assert 'did you mean "val/loss"?' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_epochs_and_steps_the_first_reached_ends_the_run_and_a_resumed_one_is_the_straight_one(folder):
     data = ("--dataset-config", folder.write("data.json", DATA), "--checkpoint-every", "1")
     assert folder.train(*data, "--max-epochs", "2", "--max-steps", "3", name="steps") == 0 and folder.step("steps") == 3
@@ -173,6 +177,7 @@ def test_learning_rates_are_said_instead_of_training(folder, capsys):
 @pytest.mark.parametrize(
     "kind", ["simple", pytest.param("advanced", marks=pytest.mark.slow), pytest.param("pytorch", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_profilers_write_into_the_run_folder(folder, kind):
     assert folder.train("--profiler", kind, "--val-every", "2") == 0
     reports = "".join(path.read_text() for path in (folder / "run").glob("*profile*.txt"))
@@ -236,6 +241,7 @@ def test_a_compiled_run_has_the_files_and_the_numbers_of_another(folder, kind):
 
 
 @pytest.mark.parametrize("command", ["check", "plan", "schema"])
+@pytest.mark.slow
 def test_every_command_that_reads_configs_takes_plugins(folder, command, capsys):
     plugin = f"my_sampler_of_{command}"
     (folder.path / f"{plugin}.py").write_text(

@@ -99,6 +99,7 @@ def test_every_option_is_tested():
 # what is trained, and where it goes
 
 
+@pytest.mark.slow
 def test_configs_are_used_and_kept(train):
     demo = {"demo_every": 100, "demo_steps": 1, "demo_cond_from_batch": True, "num_demos": 2}
     model = configs.text_to_audio(demo=demo)
@@ -148,6 +149,7 @@ def test_none_and_csv_write_local_files_only(train):
 # how long, how much, how fast
 
 
+@pytest.mark.slow
 def test_steps_epochs_minutes_batches_and_accumulation_say_when_a_run_ends(train):
     data = train.synthetic(num_items=16, hold_out=0)
     expected = (
@@ -162,6 +164,7 @@ def test_steps_epochs_minutes_batches_and_accumulation_say_when_a_run_ends(train
         assert json.loads((train.folder / "runs" / str(name) / "run.json").read_text())["step"] == steps, flags
 
 
+@pytest.mark.slow
 def test_one_seed_is_one_run(train):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert train("--seed", seed, "--name", name) == 0
@@ -205,6 +208,7 @@ def test_precision_is_that_of_the_weights(train, precision, dtype):
     assert dtype in kinds
 
 
+@pytest.mark.slow
 def test_validation_checkpoints_and_rows_come_when_they_are_due(train):
     flags = ("--max-steps", 6, "--val-every", 4, "--checkpoint-every", 2, "--save-top-k", 2, "--log-every", 3)
     data = train.synthetic(num_items=8, hold_out=0)
@@ -305,6 +309,7 @@ def latent_text_to_audio():
     return model
 
 
+@pytest.mark.slow
 def test_the_pretransform_gets_its_weights_and_loses_its_weight_norm(train, tmp_path):
     codec = create_model_from_config(configs.autoencoder())
     torch.save(codec.state_dict(), tmp_path / "codec.pt")
@@ -325,6 +330,7 @@ def test_the_pretransform_gets_its_weights_and_loses_its_weight_norm(train, tmp_
 # going on
 
 
+@pytest.mark.slow
 def test_recover_starts_a_run_and_goes_on_with_it(train, capsys):
     assert train("--recover", "--max-steps", 2) == 0
     assert train("--recover", "--max-steps", 4) == 0
@@ -343,6 +349,7 @@ def test_recover_of_a_finished_run_changes_nothing_and_succeeds(train, limit):
     assert all(torch.equal(value, weights[key]) for key, value in train.exported().items())
 
 
+@pytest.mark.slow
 def test_recover_skips_a_damaged_checkpoint(train, capsys):
     assert train("--max-steps", 2, "--checkpoint-every", 1) == 0
     newest = train.run / "checkpoints" / "step=00000002.ckpt"  # last.ckpt is the same file
@@ -353,6 +360,7 @@ def test_recover_skips_a_damaged_checkpoint(train, capsys):
     assert train.state()["resumed"] == [1] and train.state()["step"] == 3
 
 
+@pytest.mark.slow
 def test_a_checkpoint_starts_another_run_that_recovers_from_its_own(train):
     assert train("--max-steps", 2, "--name", "first") == 0
     checkpoint = ("--ckpt-path", train.folder / "runs" / "first" / "checkpoints" / "last.ckpt")

@@ -461,6 +461,7 @@ def test_inputs_that_do_not_fit(guided_model):
         unet(use_stft=True, stft_num_fft=64, stft_hop_length=16)(*noisy(20))
 
 
+@pytest.mark.slow
 def test_it_learns_one_batch():
     torch.manual_seed(0)
     model = create_model_from_config(conditional())

@@ -35,6 +35,7 @@ def parts(discriminator):
 
 @pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize("loss_type", FORMULAS)
+@pytest.mark.slow
 def test_scores_cost_what_the_paper_says(kind, loss_type):
     discriminator = build(kind, loss_type=loss_type)
     reals, fakes = torch.randn(2, 2, 2, 4096).mul(0.3).unbind()

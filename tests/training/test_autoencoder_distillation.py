@@ -117,6 +117,7 @@ def test_masked_latents_are_not_compared_with_the_teachers(weights):
 
 
 @pytest.mark.parametrize("adversarial", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["alone", "adversarial"])
+@pytest.mark.slow
 def test_loss_goes_down_and_the_teacher_stays_and_is_in_no_checkpoint(weights, tmp_path, adversarial):
     data = document(weights, learning_rate=3e-3)
     if adversarial:

@@ -24,6 +24,7 @@ def without_discriminator(**training):
 
 
 @pytest.mark.parametrize("adversarial", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["alone", "adversarial"])
+@pytest.mark.slow
 def test_loss_goes_down_on_one_batch_in_twenty_steps(adversarial):
     config = (configs.autoencoder if adversarial else without_discriminator)(learning_rate=3e-3)
     recorder = Recorder()

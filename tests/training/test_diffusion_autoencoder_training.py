@@ -167,6 +167,7 @@ def test_a_frozen_pretransform_gets_no_gradient():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.slow
 def test_demos_are_what_decoding_gives(variant):
     """With a decoder, decoding never ends in the peer."""
     config = VARIANTS[variant](demo={"demo_steps": 2, "max_demos": 2, "seed": 4})

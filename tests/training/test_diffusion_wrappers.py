@@ -58,6 +58,7 @@ def test_loss_goes_down_on_one_batch(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(kind, tmp_path):
     config = drawing(KINDS[kind](p_one_shot=0.2))
     straight, first, second = Recorder(), Recorder(), Recorder()
@@ -101,6 +102,7 @@ def test_validation_is_of_the_averaged_weights(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_padding_counts_in_validation_unless_it_is_masked(kind):
     """Noise in the padding of latents, which no model foresees, moves the loss only where it counts."""
     losses = {}
@@ -154,6 +156,7 @@ def test_the_factories_take_plain_dicts_and_leave_them_as_they_were(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_demos_neither_move_the_random_numbers_of_training_nor_differ_for_the_same_weights(kind, tmp_path):
     config = drawing(KINDS[kind]())
     config["training"]["demo"]["demo_every"] = 1

@@ -94,6 +94,7 @@ class Recorder(Logger):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_loss_goes_down_on_one_batch(kind):
     config = KINDS[kind]()
     module = wrapper(config)
@@ -194,6 +195,7 @@ def test_ema_follows_the_step_it_belongs_to():
     ids=["mid_epoch", "epoch_end", "second_epoch"],
 )
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(kind, stop, tmp_path):
     config = KINDS[kind]()
     straight = Recorder()

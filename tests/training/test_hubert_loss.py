@@ -62,6 +62,7 @@ def sounds(channels=1, samples=4000):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_it_is_the_distance_of_all_layers_in_units_of_the_originals_deviation(folders, kind):
     target, estimate = sounds()
     wanted, given = (_layers(build(kind), x[:, 0]) for x in (target, estimate))
@@ -138,6 +139,7 @@ def document(folder, **hubert):
     return config
 
 
+@pytest.mark.slow
 def test_training_reads_the_network_when_it_starts_and_never_saves_it(folders):
     config, recorder = document(folders / "hubert", decay=0.9), Recorder()
     config["training"]["loss_configs"]["spectral"]["weights"]["mrstft"] = 0.0

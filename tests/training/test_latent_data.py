@@ -76,6 +76,7 @@ def losses(tmp_path: Path, name: str) -> list[float]:
 
 
 @pytest.mark.parametrize("mask_padding", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_losses_are_those_of_encoding_on_the_fly(tmp_path, data, mask_padding):
     audio, latents = data
     weights = encoder_file(tmp_path)

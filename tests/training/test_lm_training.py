@@ -336,6 +336,7 @@ def test_how_demos_draw(options, nucleus, top_k):
     assert (demo.nucleus, demo.top_k) == (nucleus, top_k)
 
 
+@pytest.mark.slow
 def test_demos_on_disk_do_not_move_the_random_numbers_of_training(tmp_path):
     config = configs.language_model(demo={"demo_every": 2, "demo_cfg_scales": [1, 2], "num_demos": 1, "num_continuations": 1})
     plain, with_demos = Recorder(), Recorder()

@@ -149,6 +149,7 @@ def test_every_stop_of_every_run_is_exact(kind, processes, tmp_path, request):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "arc"])  # whose two losses pull against each other
+@pytest.mark.slow
 def test_twenty_steps_on_one_batch_lower_its_loss(kind, tmp_path):
     config = KINDS[kind](tmp_path)
     if kind == "arc_warmup":

@@ -107,6 +107,7 @@ def test_more_is_better_where_the_mode_says_so(tmp_path):
     assert run.kept() == [2] and run.exported == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_on(tmp_path):
     values = [1.0, 2.0, 0.9, 2.0, 2.0, 2.0, 2.0]
     straight = Scripted(tmp_path / "straight", values, metric="val/score", patience=3)
@@ -172,6 +173,7 @@ def test_the_batch_is_no_larger_than_the_data(parts):
     assert find_batch_size(*parts, CPU, items=1, memory=10**12) == 1
 
 
+@pytest.mark.slow
 def test_no_batch_fits_too_little_memory(parts):
     with pytest.raises(ConfigError, match=r"--batch-size auto(.|\n)*too little for one clip(.|\n)*shorten sample_size"):
         find_batch_size(*parts, CPU, items=64, memory=1000)
@@ -185,6 +187,7 @@ def test_finders_need_one_device(parts):
         find_learning_rates(*parts[1:], two, batch_size=4)
 
 
+@pytest.mark.slow
 def test_a_trial_that_runs_out_of_memory_does_not_fit(parts):
     """The real step, with memory that ends in the second one."""
     _, build, loader = parts

@@ -97,6 +97,7 @@ def test_memory_of_every_kind_of_training(path):
     assert_memory_is_real(json.loads(path.read_text()), batch_size=8)
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_a_real_step():
     """Of one without attention, whose fused CPU kernel torch's own counter does not know."""
     config = parse_run_config(autoencoder())
@@ -115,12 +116,14 @@ def test_attention_counts():
     assert (slopes[1] - slopes[0]) / (sizes[2] - sizes[0]) == pytest.approx(14 * width * depth)
 
 
+@pytest.mark.slow
 def test_recomputing_blocks_trades_operations_for_memory():
     kept, again = planned(text_to_audio, batch_size=8), planned(recomputed, batch_size=8)
     assert again.memory.activations < 0.8 * kept.memory.activations
     assert again.flops > 1.1 * kept.flops
 
 
+@pytest.mark.slow
 def test_parts_and_kinds_of_memory_add_up():
     plan = planned(text_to_audio, batch_size=2)
     model = parse_run_config(text_to_audio()).build()
@@ -135,6 +138,7 @@ def test_parts_and_kinds_of_memory_add_up():
     assert fixed + memory.activations <= memory.total <= fixed + memory.gradients + memory.activations
 
 
+@pytest.mark.slow
 def test_gradients_lie_beside_activations_where_batches_accumulate():
     one, several = (planned(text_to_audio, batch_size=4, accum_batches=n) for n in (1, 4))
     assert several.memory.total > one.memory.total
@@ -160,6 +164,7 @@ def test_the_largest_batch_is_the_last_that_fits(make):
     assert largest_batch(config, 1000) is None
 
 
+@pytest.mark.slow
 def test_a_frozen_text_model_is_neither_loaded_nor_counted():
     def with_t5():
         config = text_to_audio()
@@ -179,6 +184,7 @@ def test_a_frozen_text_model_is_neither_loaded_nor_counted():
 # the command
 
 
+@pytest.mark.slow
 def test_a_model_of_sources_as_latents_and_finished_tensors_is_planned():
     """No data are read, so that the conditioners themselves say what they would be given."""
 
@@ -205,6 +211,7 @@ def config_file(tmp_path):
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_command_says_it_in_words(config_file, capsys):
     assert main(["plan", config_file, "--batch-size", "4", "--memory", "16MiB"]) == 0
     out = capsys.readouterr().out
@@ -222,6 +229,7 @@ def test_the_command_for_machines(config_file, capsys):
     assert plan["memory"]["total"] > plan["memory"]["weights"]
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_status_2(config_file, capsys):
     assert main(["plan", config_file, "--memory", "1MB"]) == 2
     assert "too little for one clip" in capsys.readouterr().out

@@ -48,6 +48,7 @@ def train(root: Path, dataset: str, name: str, steps: int, *flags: str) -> list[
     return [float(row.split(",")[column]) for row in rows if row.split(",")[column]]
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_folder(data):
     from_folder, from_tars = (train(data, name, name, 6) for name in ("folder", "tars"))
     assert len(from_folder) == 6 and from_tars == from_folder

@@ -117,6 +117,7 @@ def test_every_option_builds_runs_trains_and_reloads(options):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_backends_agree():
     auto = randomise(encoder())
     flex = encoder(backend="flex")
