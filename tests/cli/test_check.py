@@ -76,6 +76,7 @@ def test_machines_get_every_problem_with_its_place(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("path", MODEL_CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_the_configs_that_come_with_the_project_are_good(path, capsys):
     assert main(["check", str(path)]) == 0
     assert "good" in capsys.readouterr().out

@@ -55,6 +55,7 @@ def test_a_run_is_evaluated_with_its_own_dataset(run_folder, tmp_path, capsys):
     assert again["pitched"] == report["pitched"], "the file in a run is the run"
 
 
+@pytest.mark.slow
 def test_seed_steps_and_guidance_take_effect(run_folder, tmp_path):
     def clip(*arguments):
         folder = tmp_path / "_".join(map(str, arguments))

@@ -135,6 +135,7 @@ def test_a_run_that_gets_no_better_ends_and_recover_does_not_revive_it(folder, c
     assert folder.train(*flags, "--recover", "--early-stopping-patience", "4") == 0 and folder.step() == 10
 
 
+@pytest.mark.slow
 def test_an_unknown_metric_ends_the_run_at_its_first_validation(folder, capsys):
     assert folder.train("--val-every", "1", "--monitor", "val/los", "--monitor-mode", "min") == 2
     assert 'did you mean "val/loss"?' in capsys.readouterr().err

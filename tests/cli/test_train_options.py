@@ -123,6 +123,7 @@ def test_name_and_save_dir_are_the_run_folder(train, tmp_path):
     assert (tmp_path / "elsewhere" / "mine" / "index.html").exists() and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_log_of_a_run_ends_with_the_run(train):
     assert train("--name", "first") == train("--name", "second") == 0
     assert "second" not in (train.folder / "runs" / "first" / "train.log").read_text()
@@ -139,6 +140,7 @@ def test_wandb_without_an_account_logs_offline_and_says_so(train, tmp_path, monk
     assert "wandb has no account on this machine" in caplog.text and list(train.run.rglob("offline-run-*"))
 
 
+@pytest.mark.slow
 def test_none_and_csv_write_local_files_only(train):
     for kind in ("none", "csv"):
         assert train("--logger", kind, "--name", kind) == 0
@@ -171,6 +173,7 @@ def test_one_seed_is_one_run(train):
     assert train.rows("train/loss", "a") == train.rows("train/loss", "b") != train.rows("train/loss", "c")
 
 
+@pytest.mark.slow
 def test_workers_read_the_data_and_code_needs_permission(train, tmp_path, capsys):
     (tmp_path / "sounds").mkdir()
     for name in "abcd":

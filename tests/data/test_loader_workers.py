@@ -118,6 +118,7 @@ def test_a_worker_that_dies_during_a_step_does_not_disturb_the_step():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_named_with_the_file_it_is_at(workers):
     loader = AudioLoader(Draw(bad="hang"), 4, shuffle=False, num_workers=workers, max_wait_s=0.4)
     batches = iter(loader)

@@ -66,12 +66,14 @@ def test_noise_like_prompts_stay_apart(report):
     assert sum(scores.pitch.total for scores in report.by_instrument.values()) == 100
 
 
+@pytest.mark.slow
 def test_damage_ranks_as_it_should(report):
     clean, light, heavy = report.model, evaluate(player(at_snr(20))).model, evaluate(player(at_snr(-15))).model
     assert light.pitch.value > 0.97 and light.instrument.value > 0.95
     assert heavy.pitch.value < 0.7 < clean.pitch.value and heavy.instrument.value < 0.7
 
 
+@pytest.mark.slow
 def test_a_wrong_note_is_wrong_in_pitch_alone():
     for shift in (1, 12, -12):
         scores = evaluate(player(shift=shift)).model
@@ -106,6 +108,7 @@ def test_nothing_at_all_gives_a_report():
     assert plain["pitched"]["model"]["median_cents"] is None and plain["pitched"]["model"]["silence"] is None
 
 
+@pytest.mark.slow
 def test_prompts_are_held_out_fixed_and_even():
     asked = []
 

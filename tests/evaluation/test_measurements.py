@@ -43,6 +43,7 @@ def test_the_pitch_of_every_note_is_its_label(name, sample_rate):
     assert cents.abs().max() < 3 and cents.abs().median() < 0.5
 
 
+@pytest.mark.slow
 def test_low_high_short_and_late_sounds_have_their_pitch():
     for keys in ({"notes": "A1-A6", "sample_rate": 44100}, {"notes": "C3-C6", "seconds": 2.0, "sample_rate": 16000}):
         seconds = keys.pop("seconds", 1.0)
@@ -63,6 +64,7 @@ def test_noise_over_a_sound_does_not_move_its_pitch(snr_db):
 
 
 @pytest.mark.parametrize("sample_rate", [8000, 16000, 48000])
+@pytest.mark.slow
 def test_noise_and_silence_have_no_pitch(sample_rate):
     noise = torch.randn(100, 1, sample_rate)
     burst, _ = clips(50, sample_rate=sample_rate, instruments=["noise"])
@@ -120,6 +122,7 @@ def classifier():
 
 
 @pytest.mark.parametrize(("snr_db", "least"), [(None, 0.97), (20, 0.97), (10, 0.95)])
+@pytest.mark.slow
 def test_instruments_are_told_apart_in_noise_too(classifier, snr_db, least):
     audio, labels = clips(270, first=1000)
     heard = classifier.predict(instrument_features(audio if snr_db is None else at_snr(audio, snr_db), 8000))

@@ -99,6 +99,7 @@ def with_gradient(module):
 
 
 @pytest.mark.parametrize("name", ["conv_prepend", "convnext_adaLN"])
+@pytest.mark.slow
 def test_losses_and_gradients_are_the_recorded_ones(name, tmp_path):
     case = json.loads((REFERENCE / "arc_losses.json").read_text())[name]
     config = case["config"]
@@ -252,6 +253,7 @@ def classes(**training):
 @pytest.mark.parametrize(
     ("ids", "exchanged"), [(None, {"genre", "seconds_total"}), (["genre"], {"genre"}), (["seconds_total"], {"seconds_total"})]
 )
+@pytest.mark.slow
 def test_any_condition_can_be_exchanged(ids, exchanged):
     config = arc(base=classes, discriminator={"contrastive": True, **({"contrastive_ids": ids} if ids else {})})
     module = randomized(wrapper(config))

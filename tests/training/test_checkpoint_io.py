@@ -204,6 +204,7 @@ def kill_while_writing(folder: Path, kills: int, size: int) -> None:
         assert len(list(folder.glob(f"*{MARK}*"))) <= 1
 
 
+@pytest.mark.slow
 def test_kill_9_while_writing_leaves_only_whole_checkpoints(other_file_system):
     kill_while_writing(other_file_system, kills=4, size=2_000_000)
     save(other_file_system, 99_999)

@@ -370,6 +370,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.slow
 def test_every_weight_in_training_has_a_gradient(dropout, make):
     config = make(cfg_dropout_prob=dropout)
     module = wrapper(config)

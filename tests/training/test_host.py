@@ -212,6 +212,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(kind, stop, tmp_path):
             assert torch.equal(value, resumed.state_dict()[key]), key
 
 
+@pytest.mark.slow
 def test_validation_is_the_same_twice():
     config = configs.text_to_audio()
     module = wrapper(config)

@@ -89,6 +89,7 @@ def test_a_clip_too_short_for_a_codebook_has_a_finite_loss():
 
 
 @pytest.mark.parametrize(("dropout", "hears"), [(1.0, False), (0.0, True)])
+@pytest.mark.slow
 def test_dropped_conditions_are_not_heard(dropout, hears):
     module = wrapper(configs.language_model(pre_encoded=True, cfg_dropout_prob=dropout, demo={}))
     with torch.no_grad():  # branches start at zero, so a fresh model hears nothing anyway

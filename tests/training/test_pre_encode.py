@@ -115,6 +115,7 @@ def test_one_draw_or_the_mean_is_the_same_at_every_visit(tmp_path, made, kind):
     assert torch.equal(stored.visit(ItemKey(0, 0, 1)).audio, stored.visit(ItemKey(0, 1, 1)).audio)
 
 
+@pytest.mark.slow
 def test_several_crops_of_a_file_have_exact_times(tmp_path, made):
     audio, model, arguments = made
     audio_config(tmp_path, audio, random_crop=True)
