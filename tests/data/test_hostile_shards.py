@@ -90,7 +90,7 @@ def test_an_array_whose_header_is_exchanged_after_it_was_looked_at_is_not_unpick
     assert "cannot be read: Object arrays cannot be loaded when allow_pickle=False" in cause
 
 
-@pytest.mark.parametrize("name", ["../canary", "../../canary/a.flac", "/tmp/canary.flac", "a/../../../canary.flac"])
+@pytest.mark.parametrize("name", ["../canary", "../../canary/a.flac", "/canary.flac", "a/../../../canary.flac"])
 def test_names_that_lead_elsewhere_are_left_out(tmp_path, canary, name):
     before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
     assert served(shard(tmp_path / "s", (name, b"words"))) == [0, 1]
