@@ -7,12 +7,14 @@ out where a batch is waited for, never in the middle of a step or of a checkpoin
 from __future__ import annotations
 
 import errno
+import gc
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pickle import PicklingError
 from typing import Any, Literal, NamedTuple
 
@@ -101,7 +103,8 @@ class WatchedLoader(DataLoader[Any]):
         if not self.num_workers:
             return super()._get_iterator()
         try:
-            return _Workers(self)
+            with garbage_stays_here():
+                return _Workers(self)
         except (BrokenPipeError, EOFError):
             raise WorkerLostError(f"a data worker ended while it started: {NO_GUARD}") from None
         except (TypeError, AttributeError, PicklingError) as error:
@@ -189,6 +192,22 @@ class _Workers(_MultiProcessingDataLoaderIter):
         if name == "SIGKILL":
             return f"was killed ({name}): {MEMORY}"
         return f"died ({name}): {SHARED_MEMORY if name == 'SIGBUS' else 'the file, or the code that reads it, crashes its decoder'}"
+
+
+@contextmanager
+def garbage_stays_here() -> Iterator[None]:
+    """Inside, a forked process does not collect what is garbage here already.
+
+    It could be a process group or a writer of logs, whose end waits for threads that a forked process does not have. What is
+    never looked at is not copied either.
+    """
+    frozen_before = gc.get_freeze_count()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen_before:
+            gc.unfreeze()
 
 
 def is_out_of_shared_memory(error: Exception) -> bool:

@@ -1,5 +1,6 @@
 """Workers that die, hang, cannot start or run out of shared memory end the run with their name; all start methods serve the same items."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -222,3 +223,32 @@ def test_full_shared_memory_is_named(tmp_path):
     done = subprocess.run(["unshare", "-rm", "sh", "-c", command], timeout=60, capture_output=True, text=True)
     assert done.returncode == 1
     assert "shared memory (/dev/shm) is full: give the container more" in done.stderr.splitlines()[-1]
+
+
+class Left:
+    """Garbage in a ring, which ends where it is collected."""
+
+    def __init__(self, folder):
+        self.itself, self.folder = self, folder
+
+    def __del__(self):
+        (self.folder / str(os.getpid())).touch()
+
+
+class Collecting(Draw):
+    def visit(self, key):
+        gc.collect()
+        return super().visit(key)
+
+
+def test_what_the_training_process_left_is_not_collected_in_a_worker(tmp_path):
+    """The end of a process group waits for threads, which a forked process does not have: it would wait for ever."""
+    gc.disable()
+    try:
+        Left(tmp_path)
+        made_in = processes(AudioLoader(Collecting(8), 4, num_workers=1, start_method="fork"))
+    finally:
+        gc.enable()
+    gc.collect()
+    assert os.getpid() not in made_in
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
