@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -97,3 +98,25 @@ def test_files_that_changed_or_are_no_audio(tmp_path, decoder):
         probe(path)
     with pytest.raises(ConfigError, match="no such file"):
         probe(tmp_path / "none.m4a")
+
+
+@pytest.mark.parametrize("name, rate, channels", [("tone.m4a", 44100, 2), ("tone.aac", 48000, 1)])
+def test_real_aac(tmp_path, name, rate, channels):
+    """Where torchcodec and FFmpeg are installed, as for users of the extra `codec`."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("no ffmpeg on PATH to make a file with")
+    pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, RuntimeError, OSError))
+    path, tone = tmp_path / name, f"sine=frequency=440:duration=3:sample_rate={rate}"
+    subprocess.run(["ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", tone, "-ac", str(channels), "-c:a", "aac", path], check=True)
+    info = probe(path)
+    assert (info.sample_rate, info.channels, info.codec) == (rate, channels, "aac")
+    assert info.seconds == pytest.approx(3, abs=0.1)
+    whole, _ = load_audio(path)
+    for start, stop in [(0, 100), (50_000, 90_000), (info.frames - 10, info.frames)]:
+        assert torch.equal(read_part(str(path), info, rate, start, stop), whole[:, start:stop])
+    mono, _ = load_audio(path, sample_rate=16000, channels=1)
+    spectrum = torch.fft.rfft(mono[0] * torch.hann_window(mono.shape[1])).abs()
+    assert spectrum.argmax() * 16000 / mono.shape[1] == pytest.approx(440, abs=1)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if name.endswith("m4a") else b"none")
+    with pytest.raises(ConfigError, match="audio that can be read, or damaged"):
+        probe(path)
