@@ -1,8 +1,8 @@
 """Reading and writing audio files: what a file holds, any part of it at any rate and channel count, and safe saving.
 
 Read: WAV, FLAC, AIFF, Ogg Vorbis, Opus and MP3, through libsndfile; AAC with the extra `codec`. A part is found by seeking,
-and is equal bit by bit to that part of the whole, also after resampling. Every failure is a ConfigError that names the file
-and the cause.
+and is equal bit by bit to that part of the whole, also after resampling. Written: WAV, FLAC, Ogg Vorbis and MP3. Every failure
+is a ConfigError that names the file and the cause.
 """
 
 from __future__ import annotations
@@ -53,6 +53,14 @@ MPEG_FRAME = 1152  # samples of an MPEG-1 layer III frame
 MPEG_LEAD = 12  # frames before the part: a frame may use bits of up to 8 earlier ones (32 kbit/s) and overlaps with one more
 OPUS_LEAD = 16384  # RFC 7845 asks for 80 ms until the ear is satisfied; bits agree after 7680 frames at the latest
 VORBIS_BLOCK = 8192  # the longest block of Vorbis I
+WRITTEN: dict[str, tuple[str, dict[int, str]]] = {  # extension: libsndfile's container, and its codec by bit depth
+    ".wav": ("WAV", {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}),
+    ".flac": ("FLAC", {16: "PCM_16", 24: "PCM_24"}),
+    ".ogg": ("OGG", {16: "VORBIS"}),  # lossy codecs have no bit depth: 16 stands for that
+    ".mp3": ("MP3", {16: "MPEG_LAYER_III"}),
+}
+MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz, of MPEG-1, 2 and 2.5
+BEST = {"MP3": {"bitrate_mode": "VARIABLE", "compression_level": 0.0}}  # about 256 kbit/s of stereo: nobody hears it
 
 
 class AudioInfo(NamedTuple):
@@ -342,28 +350,33 @@ def _cause(path: str, error: Exception) -> str:
 
 
 def save_audio(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, *, bit_depth: int = 16) -> Saved:
-    """Write `audio` (C, T), full scale -1 to 1, as WAV, FLAC or OGG by the name's extension; the folder must exist.
+    """Write `audio` (C, T), full scale -1 to 1, as WAV, FLAC, OGG or MP3 by the name's extension; the folder must exist.
 
     Samples beyond full scale are limited, never wrapped, and NaN or infinite ones become silence; both are counted and
-    logged. The file appears under its name only when it is whole. Integers of `bit_depth` 16 or 24 survive unchanged.
+    logged. The file appears under its name only when it is whole. Integers of `bit_depth` 16 or 24 survive unchanged; 32, of WAV
+    alone, are floats, which need no limit.
 
     Raises:
-        ConfigError: the file cannot be written.
-        ValueError: not (C, T), no frames, an unknown extension or bit depth.
+        ConfigError: the file cannot be written, or its format has no such sample rate or number of channels.
+        ValueError: not (C, T), no frames, an unknown extension, or a bit depth that the format does not have.
     """
     import soundfile
 
     target = Path(path)
-    form = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}.get(target.suffix.lower())
-    if form is None:
-        raise ValueError(f"cannot write {target.name!r}: the name must end in .wav, .flac or .ogg")
-    if audio.ndim != 2 or not audio.numel() or bit_depth not in (16, 24):
-        raise ValueError(f"cannot write audio of shape {tuple(audio.shape)} with {bit_depth} bits; expected (C, T) and 16 or 24 bits")
-    audio, saved = _within_full_scale(audio)
-    subtype = "VORBIS" if form == "OGG" else f"PCM_{bit_depth}"
+    suffix = target.suffix.lower()
+    if suffix not in WRITTEN:
+        raise ValueError(f"cannot write {target.name!r}: the name must end in {', '.join(WRITTEN)}")
+    form, codecs = WRITTEN[suffix]
+    if audio.ndim != 2 or not audio.numel() or bit_depth not in codecs:
+        bits = " or ".join(map(str, codecs))
+        raise ValueError(f"cannot write audio of shape {tuple(audio.shape)} with {bit_depth} bits; expected (C, T) and {bits} bits")
+    if reason := unwritable(suffix, sample_rate, audio.shape[0]):
+        raise ConfigError(reason, shown(target))
+    subtype = codecs[bit_depth]
+    audio, saved = _writable_samples(audio, limited=subtype != "FLOAT")
     part = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with soundfile.SoundFile(_native(part), "w", sample_rate, audio.shape[0], subtype, format=form) as file:
+        with soundfile.SoundFile(_native(part), "w", sample_rate, audio.shape[0], subtype, format=form, **BEST.get(form, {})) as file:
             for block in audio.T.split(WRITE_BLOCK):
                 file.write(_encoded(block, subtype).numpy())
         os.replace(part, target)
@@ -378,16 +391,27 @@ def save_audio(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, *,
     return saved
 
 
-def _within_full_scale(audio: Tensor) -> tuple[Tensor, Saved]:
+def unwritable(suffix: str, sample_rate: int, channels: int) -> str:
+    """Why a file of this extension cannot hold such audio; "": it can."""
+    if suffix == ".mp3" and channels > 2:
+        return f"MP3 has at most 2 channels, and the audio {channels}; choose .wav or .flac"
+    if suffix == ".mp3" and sample_rate not in MP3_RATES:
+        return f"MP3 has no sample rate of {sample_rate} Hz; choose .wav or .flac"
+    if suffix == ".flac" and channels > MAX_CHANNELS:
+        return f"FLAC has at most {MAX_CHANNELS} channels, and the audio {channels}; choose .wav"
+    return ""
+
+
+def _writable_samples(audio: Tensor, *, limited: bool) -> tuple[Tensor, Saved]:
     audio = audio.detach().float().cpu()
     finite = audio.isfinite()
     not_finite = int((~finite).sum())
     audio = audio.where(finite, 0.0) if not_finite else audio
-    return audio.clamp(-1, 1), Saved(int((audio.abs() > 1).sum()), not_finite)
+    return (audio.clamp(-1, 1), Saved(int((audio.abs() > 1).sum()), not_finite)) if limited else (audio, Saved(0, not_finite))
 
 
 def _encoded(block: Tensor, subtype: str) -> Tensor:
-    """(T, C) floats as what libsndfile writes without scaling: int16, 24 bits at the top of int32, or floats for Vorbis."""
+    """(T, C) floats as what libsndfile writes without scaling: int16, 24 bits at the top of int32, or floats."""
     block = block.contiguous()
     if subtype == "PCM_16":
         return (block * 2**15).round().clamp(max=2**15 - 1).to(torch.int16)

@@ -181,6 +181,23 @@ def test_saving_limits_what_is_too_loud_and_silences_what_is_no_number(tmp_path,
     torch.testing.assert_close(again, torch.tensor([[0.5, 1.0, -1.0, 0.0, 0.0, 0.25]]), atol=1e-4, rtol=0)
 
 
+def test_floats_survive_unchanged_beyond_full_scale_too(tmp_path):
+    audio = torch.tensor([[0.1, 1.5, -3.0, float("nan"), 1e-9]])
+    assert save_audio(tmp_path / "a.wav", audio, 8000, bit_depth=32) == (0, 1)
+    assert torch.equal(load_audio(tmp_path / "a.wav")[0], audio.nan_to_num(0.0))
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 44100])
+def test_an_mp3_holds_the_sound_from_its_first_to_its_last_sample(tmp_path, sample_rate):
+    time = torch.arange(3 * sample_rate + 7) / sample_rate
+    audio = 0.5 * torch.stack([torch.sin(2 * torch.pi * hertz * time) for hertz in (220, 500)])
+    save_audio(tmp_path / "a.mp3", audio, sample_rate)
+    again, rate = load_audio(tmp_path / "a.mp3")
+    assert rate == sample_rate and again.shape == audio.shape
+    middle = slice(sample_rate // 10, -sample_rate // 10)  # a start from nothing is not what the codec is best at
+    assert (again - audio)[:, middle].square().mean() < 1e-4 * audio.square().mean()
+
+
 def test_saving_half_precision_with_gradient(tmp_path):
     save_audio(tmp_path / "a.wav", torch.zeros(1, 9, dtype=torch.bfloat16, requires_grad=True), 8000)
     assert load_audio(tmp_path / "a.wav")[0].shape == (1, 9)
@@ -188,8 +205,17 @@ def test_saving_half_precision_with_gradient(tmp_path):
 
 def test_saving_refuses(tmp_path):
     audio = torch.zeros(2, 9)
-    with pytest.raises(ValueError, match=r"must end in \.wav, \.flac or \.ogg"):
-        save_audio(tmp_path / "a.mp3", audio, 8000)
+    with pytest.raises(ValueError, match=r"must end in \.wav, \.flac, \.ogg, \.mp3"):
+        save_audio(tmp_path / "a.m4a", audio, 8000)
+    for name, bits in (("a.wav", 20), ("a.flac", 32), ("a.ogg", 24), ("a.mp3", 32)):
+        with pytest.raises(ValueError, match=f"with {bits} bits"):
+            save_audio(tmp_path / name, audio, 8000, bit_depth=bits)
+    with pytest.raises(ConfigError, match=r"a\.mp3: MP3 has no sample rate of 96000 Hz; choose \.wav or \.flac"):
+        save_audio(tmp_path / "a.mp3", audio, 96000)
+    with pytest.raises(ConfigError, match=r"a\.mp3: MP3 has at most 2 channels, and the audio 3"):
+        save_audio(tmp_path / "a.mp3", torch.zeros(3, 9), 8000)
+    with pytest.raises(ConfigError, match=r"a\.flac: FLAC has at most 8 channels, and the audio 9"):
+        save_audio(tmp_path / "a.flac", torch.zeros(9, 9), 8000)
     with pytest.raises(ValueError, match="expected \\(C, T\\)"):
         save_audio(tmp_path / "a.wav", audio[0], 8000)
     with pytest.raises(ConfigError, match=r"a\.wav: cannot write the file: No such file or directory"):
