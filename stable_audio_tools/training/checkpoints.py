@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from stable_audio_tools.models.atomic_file import MARK
 from stable_audio_tools.training import slurm
 from stable_audio_tools.training.checkpoint_io import CheckpointWriteError
-from stable_audio_tools.training.stop_signals import EXIT_STATUS, end_at_once, handle_signals, save_signals
+from stable_audio_tools.training.stop_signals import EXIT_STATUS, end_at_once, handle_signals, take_save_signals
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,8 @@ class SignalGuard(pl.Callback):
         self._module = pl_module
         # Not earlier: Lightning registers a handler of its own before this, which would end the run with status 0.
         # However training ends, Lightning also puts back the handlers that it found.
-        handle_signals(dict.fromkeys(EXIT_STATUS, self._note_stop) | dict.fromkeys(save_signals(), self._note_save))
+        handle_signals(dict.fromkeys(EXIT_STATUS, self._note_stop))
+        take_save_signals(self._note_save)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         stop = self._asked(trainer)

@@ -33,11 +33,18 @@ class Interrupted(Exception):
 
 @contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise `StoppedBySignal` wherever the program is, until training takes over; SIGUSR1 has nothing to save."""
+    """SIGTERM and SIGINT raise `StoppedBySignal` wherever the program is, until training takes over; SIGUSR1 waits until then.
+
+    It is held back and not handled, since processes that are started meanwhile, as loggers do, inherit that and not a handler:
+    the signal, which SLURM sends to all processes of a job, would end them.
+    """
     before = handle_signals({**dict.fromkeys(EXIT_STATUS, _end), **dict.fromkeys(save_signals(), signal.SIG_IGN)})
+    _hold_save_signals(True)
     try:
         yield
     finally:
+        handle_signals(dict.fromkeys(save_signals(), signal.SIG_IGN))  # forgets one that waits
+        _hold_save_signals(False)
         handle_signals(before)
 
 
@@ -46,6 +53,18 @@ def handle_signals(handlers: Mapping[signal.Signals, Any]) -> dict[signal.Signal
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+
+def take_save_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Have `handler` called for SIGUSR1, also for one that came since the program began."""
+    handle_signals(dict.fromkeys(save_signals(), handler))
+    _hold_save_signals(False)
+
+
+def _hold_save_signals(hold: bool) -> None:
+    """Let SIGUSR1 wait, or come. Linux keeps one that waits even while it is ignored; elsewhere it may be lost."""
+    if hasattr(signal, "pthread_sigmask") and threading.current_thread() is threading.main_thread():
+        signal.pthread_sigmask(signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK, save_signals())
 
 
 def _end(number: int, frame: FrameType | None) -> None:

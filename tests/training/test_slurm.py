@@ -93,6 +93,18 @@ def test_a_requeued_command_goes_on_exactly_where_the_job_ended(command, tmp_pat
     assert all(ours[key].equal(theirs[key]) for key in theirs)
 
 
+def test_a_signal_before_the_first_step_is_not_lost(tmp_path):
+    job = Job(tmp_path)
+    process = job.start("train", "run")
+    job.wait(process, lambda: job.read("runs/run/args.json"))
+    process.send_signal(signal.SIGUSR1)
+    seen = len(job.rows("run"))
+    error = process.communicate(timeout=120)[1]
+    assert seen == 0
+    assert process.returncode == 143 and job.requeued() == ["requeue 1234"], error
+    assert json.loads(job.read("runs/run/run.json"))["step"] == 1
+
+
 def test_a_job_that_cannot_be_requeued_saves_and_goes_on_until_sigterm(tmp_path):
     job = Job(tmp_path)
     process = job.start("train", "run", SCONTROL_STATUS="1")
