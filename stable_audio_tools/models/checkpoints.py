@@ -164,13 +164,21 @@ def read_model_config(path: str | PathLike[str]) -> dict[str, Any]:
         CheckpointError: the file is not there or damaged, or has no config.
         ConfigError: the config is no JSON.
     """
-    config = _config_in(read_weight_file(path, header_only=True))
+    file = read_weight_file(path, header_only=True)
+    config = _config_in(file)
     if config is not None:
         return config
+    if any(key in file.metadata for key in ADAPTER_SETTINGS) or _settings_beside(file.path) is not None:
+        raise _adapter_alone(path)
     beside = Path(path).with_name(f"{CONFIG_KEY}.json")
     if beside.exists():
         return read_json(str(beside))[0]
     raise bad_file(path, "carries no model config", f"put its config beside it as {beside.name}")
+
+
+def _adapter_alone(path: str | PathLike[str]) -> CheckpointError:
+    fix = "name its base here; the adapter is a second --pretrained-ckpt-path of train, and --adapter of generate"
+    return bad_file(path, "an adapter: it changes a model's weights and is none itself", fix)
 
 
 def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -253,8 +261,7 @@ def load_into(model: nn.Module, weights: LoadedWeights, *, allow_partial: bool =
         CheckpointError: the weights do not fit, none of them fits, some are NaN, or they are an adapter.
     """
     if weights.kind == "adapter":
-        fix = "name its base here; the adapter is a second --pretrained-ckpt-path of train, and --adapter of generate"
-        raise bad_file(weights.source, "an adapter: it changes a model's weights and is none itself", fix)
+        raise _adapter_alone(weights.source)
     wanted = _part(_tensors(model.state_dict()), prefix)
     given = _best_part(weights.state_dict, wanted, prefix)
     source = weights.source + (" (averaged weights)" if weights.averaged else "")

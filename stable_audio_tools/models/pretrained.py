@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.parse import read_json
 
 from .checkpoints import load_into, load_weights, read_model_config
+from .config import BaseModelConfig
 from .factory import parse_model_config
 
 CONFIG_NAME = "model_config.json"
@@ -28,6 +31,33 @@ class PublishedFiles(NamedTuple):
     config: Path | None
 
 
+@dataclass(frozen=True)
+class FoundModel:
+    """A model that is there, its weights not read yet.
+
+    weights: their file. config: as it is written. parsed: the same, checked.
+    """
+
+    weights: Path
+    config: dict[str, Any]
+    parsed: BaseModelConfig
+
+    def outline(self) -> nn.Module:
+        """The model without weights, on the meta device: whatever can be asked of it before they are read."""
+        with torch.device("meta"):
+            return self.parsed.build().eval()
+
+    def load(self) -> nn.Module:
+        """The model with its weights, in eval mode on the CPU.
+
+        Raises:
+            CheckpointError: they are damaged, or another model's.
+        """
+        model = self.parsed.build()
+        load_into(model, load_weights(self.weights))
+        return model.eval()
+
+
 def get_pretrained_model(name_or_folder: str | PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     """A model with its weights, in eval mode on the CPU, and its config.
 
@@ -38,15 +68,26 @@ def get_pretrained_model(name_or_folder: str | PathLike[str]) -> tuple[nn.Module
     Raises:
         ConfigError: nothing of that name, or its config or weights are bad.
     """
-    weights_path, config_path = _local_files(Path(name_or_folder)) or _hub_files(str(name_or_folder))
-    if config_path is not None:
-        config, text = read_json(config_path)
-        model = parse_model_config(config, str(config_path), text).build()
-    else:
-        config = read_model_config(weights_path)
-        model = parse_model_config(config, f"config of {weights_path}", json.dumps(config, indent=1)).build()
-    load_into(model, load_weights(weights_path))
-    return model.eval(), config
+    found = find_model(name_or_folder)
+    return found.load(), found.config
+
+
+def find_model(name_or_folder: str | PathLike[str], *, model_config: str | PathLike[str] | None = None) -> FoundModel:
+    """What `get_pretrained_model` would load; of the weights, no more than what they carry of a config is read.
+
+    Args:
+        model_config: a config's file, instead of the one that lies beside the weights or in them.
+
+    Raises:
+        ConfigError: nothing of that name, or its config is bad.
+    """
+    weights, beside = _local_files(Path(name_or_folder)) or _hub_files(str(name_or_folder))
+    path = beside if model_config is None else Path(model_config)
+    if path is not None:
+        config, text = read_json(path)
+        return FoundModel(weights, config, parse_model_config(config, str(path), text))
+    config = read_model_config(weights)
+    return FoundModel(weights, config, parse_model_config(config, f"config of {weights}", json.dumps(config, indent=1)))
 
 
 def _local_files(path: Path) -> PublishedFiles | None:

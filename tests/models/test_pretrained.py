@@ -8,11 +8,13 @@ import types
 import pytest
 import torch
 from configs import text_to_audio
+from safetensors.torch import save_file
 
 from stable_audio_tools import get_pretrained_model
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.models.checkpoints import save_model
 from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.models.pretrained import find_model
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +135,30 @@ def test_public_names_are_listed_and_unknown_ones_refused():
     assert stable_audio_tools.__version__.count(".") >= 2
     with pytest.raises(AttributeError, match="nonsense"):
         stable_audio_tools.nonsense
+
+
+def test_a_model_is_known_before_its_weights_are_read(folder, trained):
+    found = find_model(folder)
+    outline = found.outline()
+    assert all(tensor.is_meta for tensor in outline.state_dict().values()) and not outline.training
+    assert outline.state_dict().keys() == trained.state_dict().keys()
+    assert_loaded((found.load(), found.config), trained)
+
+
+def test_weights_that_carry_no_config_are_given_one(tmp_path, trained):
+    save_file(trained.state_dict(), tmp_path / "bare.safetensors")
+    with pytest.raises(ConfigError, match="carries no model config"):
+        find_model(tmp_path / "bare.safetensors")
+    (tmp_path / "other.json").write_text(json.dumps(text_to_audio()))
+    found = find_model(tmp_path / "bare.safetensors", model_config=tmp_path / "other.json")
+    assert_loaded((found.load(), found.config), trained)
+
+
+@pytest.mark.parametrize("kind", ["in its header", "beside it"])
+def test_an_adapter_alone_is_told(tmp_path, kind):
+    header = {"lora_config": "{}"} if kind == "in its header" else None
+    save_file({"layer.lora_A.weight": torch.ones(1, 1)}, tmp_path / "style.safetensors", header)
+    if header is None:
+        (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"style\.safetensors: an adapter: it changes a model's weights and is none itself\n.*--adapter"):
+        get_pretrained_model(tmp_path / "style.safetensors")
