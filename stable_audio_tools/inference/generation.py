@@ -21,7 +21,7 @@ from stable_audio_tools.audio.io import to_channels
 from stable_audio_tools.audio.resample import resample
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.diffusion.grids import schedule
-from stable_audio_tools.diffusion.guidance import EVERYWHERE, Interval
+from stable_audio_tools.diffusion.guidance import EVERYWHERE, Guidance, Interval
 from stable_audio_tools.diffusion.samplers import Callback, Field, Prediction, Sampler, find_sampler, make_field, noise_like
 from stable_audio_tools.diffusion.seeds import derive_seed, generator_for
 from stable_audio_tools.models.conditioners import INPAINT_IDS
@@ -45,6 +45,10 @@ def generate_diffusion_cond(
     *,
     scale_phi: float | None = None,
     cfg_interval: Interval = EVERYWHERE,
+    apg_scale: float = 0.0,
+    apg_momentum: float = 0.0,
+    cfg_norm_threshold: float = 0.0,
+    batch_cfg: bool = True,
     conditioning: Metadata | None = None,
     conditioning_tensors: Conditions | None = None,
     negative_conditioning: Metadata | None = None,
@@ -66,9 +70,7 @@ def generate_diffusion_cond(
     Args:
         steps: sampler steps, on the schedule that training and demos use (`diffusion.grids.schedule`).
         cfg_scale: classifier-free guidance; 1 is none.
-        scale_phi: share, 0 to 1, of bringing the guided prediction back to the conditional one's standard deviation;
-            default the network's own, which is 0 but for adp_cfg_1d.
-        cfg_interval: noise levels (sigma) between which guidance acts.
+        scale_phi, cfg_interval, apg_scale, apg_momentum, cfg_norm_threshold, batch_cfg: see `diffusion.guidance.Guidance`.
         conditioning: metadata of each item, such as `{"prompt": "a bell", "seconds_total": 3}`; one entry is used for all items.
         conditioning_tensors: instead of `conditioning`, what `model.conditioner` made of it.
         negative_conditioning, negative_conditioning_tensors: what to guide away from; default nothing.
@@ -92,6 +94,7 @@ def generate_diffusion_cond(
             a length or start that the model's distribution shift has no schedule for.
         ValueError: the arguments do not fit each other or the model.
     """
+    guidance = Guidance(cfg_scale, scale_phi, cfg_interval, apg_scale, apg_momentum, cfg_norm_threshold, batch_cfg)
     start = _Start(init_audio, init_noise_level)
     _check_ownership(model, sample_rate, device)
     batch_size = _batch_size(batch_size, conditioning, conditioning_tensors)
@@ -102,8 +105,8 @@ def generate_diffusion_cond(
             model, batch_size, conditioning, conditioning_tensors, negative_conditioning, negative_conditioning_tensors
         )
         _check_masks_given(model, conditions)
-        guidance = {"cfg_scale": cfg_scale, "negative_cond": negative, "cfg_interval": cfg_interval, "scale_phi": scale_phi}
-        return job.run(_guided_field(model, conditions, guidance, cfgpp=job.sampler.cfgpp), callback, return_latents=return_latents)
+        field = _guided_field(model, conditions, negative, guidance, cfgpp=job.sampler.cfgpp)
+        return job.run(field, callback, return_latents=return_latents)
 
 
 def generate_diffusion_cond_inpaint(
@@ -113,6 +116,10 @@ def generate_diffusion_cond_inpaint(
     *,
     scale_phi: float | None = None,
     cfg_interval: Interval = EVERYWHERE,
+    apg_scale: float = 0.0,
+    apg_momentum: float = 0.0,
+    cfg_norm_threshold: float = 0.0,
+    batch_cfg: bool = True,
     conditioning: Metadata | None = None,
     conditioning_tensors: Conditions | None = None,
     negative_conditioning: Metadata | None = None,
@@ -151,6 +158,7 @@ def generate_diffusion_cond_inpaint(
         ConfigError, ValueError: as `generate_diffusion_cond`; the model does not inpaint, or audio and mask do not fit each other.
     """
     _check_inpainting(model, inpaint_audio, inpaint_mask, regenerate_s)
+    guidance = Guidance(cfg_scale, scale_phi, cfg_interval, apg_scale, apg_momentum, cfg_norm_threshold, batch_cfg)
     start = _Start(init_audio, init_noise_level)
     _check_ownership(model, sample_rate, device)
     batch_size = _batch_size(batch_size, conditioning, conditioning_tensors)
@@ -165,8 +173,8 @@ def generate_diffusion_cond_inpaint(
         )
         latents = job.empty() if inpaint_audio is None else job.encoded(inpaint_audio, "inpaint_audio")
         conditions |= inpaint_conditions(latents, mask.to(latents.device))
-        guidance = {"cfg_scale": cfg_scale, "negative_cond": negative, "cfg_interval": cfg_interval, "scale_phi": scale_phi}
-        return job.run(_guided_field(model, conditions, guidance, cfgpp=job.sampler.cfgpp), callback, return_latents=return_latents)
+        field = _guided_field(model, conditions, negative, guidance, cfgpp=job.sampler.cfgpp)
+        return job.run(field, callback, return_latents=return_latents)
 
 
 def generate_diffusion_uncond(
@@ -418,13 +426,15 @@ def _repeated(given: Any, batch_size: int, name: str) -> Condition:
     return condition._replace(**{name: part.expand(batch_size, *part.shape[1:]) for name, part in parts.items() if part is not None})
 
 
-def _guided_field(model: ConditionedDiffusion, conditions: Conditions, guidance: Mapping[str, Any], *, cfgpp: bool) -> Field:
+def _guided_field(
+    model: ConditionedDiffusion, conditions: Conditions, negative: Conditions | None, guidance: Guidance, *, cfgpp: bool
+) -> Field:
     """The guided model as samplers see it; for CFG++ with the noise of its unconditional half."""
-    objective = model.objective
+    objective, options = model.objective, guidance.for_run()
 
     def field(x: Tensor, t: Tensor) -> Prediction:
         info: dict[str, Any] | None = {} if cfgpp else None
-        output = model(x, t, conditions, info=info, rescale_cfg=True, **guidance)
+        output = model(x, t, conditions, negative_cond=negative, info=info, rescale_cfg=True, **options)
         unguided = output if info is None else info.get("uncond_output", output)
         return Prediction(output, objective.denoised(x, output, t), objective.noise(x, unguided, t))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
-from stable_audio_tools.diffusion.guidance import EVERYWHERE, Interval, guided, in_interval
+from stable_audio_tools.diffusion.guidance import EVERYWHERE, Interval, Momentum, guided, in_interval, shaped
 from stable_audio_tools.diffusion.objectives import Objective, parse_objective, velocity_from_x0
 from stable_audio_tools.diffusion.timesteps import DistributionShift
 
@@ -149,6 +149,9 @@ class ConditionedDiffusion(nn.Module):
         scale_phi: float | None = None,
         rescale_cfg: bool = False,
         cfg_interval: Interval = EVERYWHERE,
+        apg_scale: float = 0.0,
+        cfg_norm_threshold: float = 0.0,
+        cfg_momentum: Momentum | None = None,
         batch_cfg: bool = True,
         cfg_dropout_prob: float = 0.0,
         mask: Tensor | None = None,
@@ -167,6 +170,7 @@ class ConditionedDiffusion(nn.Module):
             scale_phi: share of the guided prediction's rescaling, 0 to 1; default: none.
             rescale_cfg: take the network's own share (`Denoiser.rescale_share`) where `scale_phi` is not given.
             cfg_interval: noise levels (sigma) where guidance acts, decided for each item.
+            apg_scale, cfg_norm_threshold, cfg_momentum: shape what guidance adds; see `diffusion.guidance.shaped`.
             batch_cfg: run both predictions in one batch of 2 B, else one after the other.
             cfg_dropout_prob: in training, the probability that an item loses its conditions.
             mask: (B, T) bool, which frames are real; the others do not influence them.
@@ -191,6 +195,9 @@ class ConditionedDiffusion(nn.Module):
         conditional, unconditional = predict(x, t, inputs, others, mask, hidden)
         if info is not None:
             info["uncond_output"] = unconditional
+        if apg_scale or cfg_norm_threshold or cfg_momentum is not None:
+            x0, options = self.objective.denoised(x, conditional, t), {"apg_scale": apg_scale, "norm_threshold": cfg_norm_threshold}
+            unconditional = shaped(conditional, unconditional, x0, self._sigma(t), momentum=cfg_momentum, **options)
         phi = scale_phi if scale_phi is not None else self.model.rescale_share if rescale_cfg else 0.0
         return guided(conditional, unconditional, self._sigma(t), scale=cfg_scale, phi=phi, interval=cfg_interval)
 
