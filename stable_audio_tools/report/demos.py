@@ -9,13 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stable_audio_tools.report.values import number
+
 ORIGINAL = "original"
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One entry of a `demos.json`. `audio`, `image` and `latents` are files inside the step's folder, or None where they are missing."""
+    """One entry of a `demos.json`.
 
+    step: the train step it was made at. loudness: LUFS, where the entry says it. audio, image, latents: files inside the step's
+    folder, or None where they are missing.
+    """
+
+    step: int
     title: str
     kind: str
     group: str
@@ -25,6 +32,7 @@ class Clip:
     audio: Path | None
     image: Path | None
     latents: Path | None
+    loudness: float | None = None
 
     @property
     def identity(self) -> tuple:
@@ -71,7 +79,7 @@ def read_demos(folder: Path, notes: list[str]) -> list[DemoStep]:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             notes.append(f"demos/{path.name}/demos.json is not a list of demos.")
             continue
-        found[step] = DemoStep(step, [_clip(entry, path, files) for entry in entries])
+        found[step] = DemoStep(step, [_clip(entry, step, path, files) for entry in entries])
     return [demo for demo in found.values() if demo.clips]
 
 
@@ -82,10 +90,11 @@ def _step_folders(folder: Path) -> list[tuple[int, Path]]:
     return [(int(match[1]), path) for match, path in matches if match]
 
 
-def _clip(entry: dict[str, Any], folder: Path, files: set[str]) -> Clip:
+def _clip(entry: dict[str, Any], step: int, folder: Path, files: set[str]) -> Clip:
     prompt, title = _text(entry.get("prompt")), _text(entry.get("title"))
     info = entry.get("info")
     return Clip(
+        step=step,
         title=title,
         kind=_text(entry.get("kind")) or "generated",
         group=_text(entry.get("group")) or prompt or title,
@@ -95,6 +104,7 @@ def _clip(entry: dict[str, Any], folder: Path, files: set[str]) -> Clip:
         audio=_file(entry.get("audio"), folder, files),
         image=_file(entry.get("image"), folder, files),
         latents=_file(entry.get("latents"), folder, files),
+        loudness=number(entry.get("loudness_lufs")),
     )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stable_audio_tools.report.demos import Clip, DemoStep
 
@@ -34,12 +36,14 @@ class Media:
 
     key: names the content; equal files are embedded once.
     lossy: a sound that is not sample by sample that of the file.
+    loudness: of a sound, in LUFS; None where it is silent or cannot be measured.
     """
 
     key: str
     mime: str
     base64: str
     lossy: bool = False
+    loudness: float | None = None
 
 
 class MediaCache:
@@ -92,31 +96,46 @@ def encode(path: Path) -> Media | None:
     """The file in the smallest form that a browser opens and that is good to hear or see; None where it is neither sound nor picture."""
     try:
         content = path.read_bytes()
-        packed, mime, lossy = _sound(content, path.suffix.lower()) if path.suffix.lower() in SOUND_TYPES else _picture(content)
+        key = hashlib.sha256(content).hexdigest()[:16]
+        return _sound(key, content, path.suffix.lower()) if path.suffix.lower() in SOUND_TYPES else _picture(key, content)
     except (OSError, RuntimeError, ValueError):  # soundfile's and pillow's errors; a file that is being written looks like this
         return None
-    return Media(hashlib.sha256(content).hexdigest()[:16], mime, base64.b64encode(packed).decode("ascii"), lossy)
 
 
-def _sound(content: bytes, suffix: str) -> tuple[bytes, str, bool]:
-    """Bytes, media type and whether they lost anything: the file itself while it is small, else FLAC, else MP3."""
+def _media(key: str, mime: str, packed: bytes, **more: Any) -> Media:
+    return Media(key, mime, base64.b64encode(packed).decode("ascii"), **more)
+
+
+def _sound(key: str, content: bytes, suffix: str) -> Media:
+    """The file itself while it is small, else as FLAC, else as MP3."""
     import soundfile
 
-    soundfile.info(io.BytesIO(content))
-    limit = WAV_BYTES if suffix == ".wav" else FLAC_BYTES
-    if len(content) <= limit:
-        return content, SOUND_TYPES[suffix], False
     audio, sample_rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    loudness = _loudness(audio, sample_rate)
+    if len(content) <= (WAV_BYTES if suffix == ".wav" else FLAC_BYTES):
+        return _media(key, SOUND_TYPES[suffix], content, loudness=loudness)
     packed = io.BytesIO()
     soundfile.write(packed, audio, sample_rate, format="FLAC")
     if packed.getbuffer().nbytes <= FLAC_BYTES or sample_rate not in MP3_RATES or audio.shape[1] > 2:
-        return packed.getvalue(), "audio/flac", False
+        return _media(key, "audio/flac", packed.getvalue(), loudness=loudness)
     packed = io.BytesIO()
     soundfile.write(packed, audio, sample_rate, format="MP3")
-    return packed.getvalue(), "audio/mpeg", True
+    return _media(key, "audio/mpeg", packed.getvalue(), lossy=True, loudness=loudness)
 
 
-def _picture(content: bytes) -> tuple[bytes, str, bool]:
+def _loudness(audio: Any, sample_rate: int) -> float | None:
+    """LUFS of (T, C) samples."""
+    import torch
+
+    from stable_audio_tools.audio.loudness import can_measure, loudness_lufs
+
+    if not len(audio) or not can_measure(sample_rate, audio.shape[1]):
+        return None
+    loudness = loudness_lufs(torch.from_numpy(audio.T.copy()), sample_rate)
+    return round(loudness, 2) if math.isfinite(loudness) else None
+
+
+def _picture(key: str, content: bytes) -> Media:
     """The picture itself while it is small, else as WebP if pillow can write it and it helps."""
     from PIL import Image, features
 
@@ -127,8 +146,8 @@ def _picture(content: bytes) -> tuple[bytes, str, bool]:
             packed = io.BytesIO()
             image.convert("RGB").save(packed, format="WEBP", quality=WEBP_QUALITY)
             if packed.getbuffer().nbytes < len(content):
-                return packed.getvalue(), "image/webp", True
-    return content, mime, False
+                return _media(key, "image/webp", packed.getvalue(), lossy=True)
+    return _media(key, mime, content)
 
 
 def read_plot_area(path: Path) -> tuple[float, ...]:

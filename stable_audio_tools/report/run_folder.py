@@ -6,24 +6,35 @@ report is rebuilt often and the next time it will be whole.
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.report.demos import DemoStep, read_demos
+from stable_audio_tools.report.document import string
+from stable_audio_tools.report.evaluation import read_evaluations
 from stable_audio_tools.report.metrics import Metrics, read_metrics
+from stable_audio_tools.report.values import mapping, read_json
+
+STATUSES = ("running", "finished", "stopped", "failed")
+SETUP = ("config.json", "dataset.json", "args.json")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The contents of one run folder; `notes` are sentences about what could not be read."""
+    """The contents of one run folder.
+
+    run: `run.json`. setup: what was asked for, by file name. plan, data: `plan.json` and `data.json`. evaluation: `evaluation.json`.
+    evaluations: those made during training. notes: sentences about what could not be read.
+    """
 
     path: Path
     run: dict[str, Any]
     setup: dict[str, Any]
+    plan: dict[str, Any]
+    data: dict[str, Any]
     evaluation: Any
+    evaluations: list[dict[str, Any]]
     metrics: Metrics
     demos: list[DemoStep]
     notes: list[str] = field(default_factory=list)
@@ -31,6 +42,21 @@ class RunFolder:
     @property
     def running(self) -> bool:
         return self.run.get("status") == "running"
+
+    @property
+    def status(self) -> str:
+        """The run's state as one of `STATUSES`, or "unknown"."""
+        return self.run["status"] if self.run.get("status") in STATUSES else "unknown"
+
+    @property
+    def name(self) -> str:
+        return string(self.run.get("name")) or self.path.resolve().name
+
+    @property
+    def last_step(self) -> float:
+        """The last step that has a number."""
+        curves = [series.steps[-1] for series in self.metrics.series.values()]
+        return max([*curves, *(entry["step"] for entry in self.evaluations)], default=0)
 
 
 def read_run_folder(path: Path) -> RunFolder:
@@ -45,31 +71,16 @@ def read_run_folder(path: Path) -> RunFolder:
     run = read_json(path / "run.json", notes)
     if run is not None and not isinstance(run, dict):
         notes.append("run.json is not an object, so the run's state is not known.")
-    setup = {name: read_json(path / name, notes) for name in ("config.json", "dataset.json", "args.json")}
+    setup = {name: read_json(path / name, notes) for name in SETUP}
     return RunFolder(
         path=path,
-        run=run if isinstance(run, dict) else {},
+        run=mapping(run),
         setup={name: value for name, value in setup.items() if value is not None},
+        plan=mapping(read_json(path / "plan.json", notes)),
+        data=mapping(read_json(path / "data.json", notes)),
         evaluation=read_json(path / "evaluation.json", notes),
+        evaluations=read_evaluations(path / "evaluations.jsonl", notes),
         metrics=read_metrics(path / "metrics.csv", notes),
         demos=read_demos(path / "demos", notes),
         notes=notes,
     )
-
-
-def read_json(path: Path, notes: list[str]) -> Any:
-    """The file's value, or None where it is missing or not readable; the latter leaves a note."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        notes.append(f"{path.name} could not be read: {error}")
-        return None
-
-
-def number(value: Any) -> float | None:
-    """`value` where it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return value if abs(value) < sys.float_info.max else None

@@ -95,7 +95,7 @@ def make_steps(folder, count: int, clips: int = 1, size: int = 3000) -> list[Dem
         paths = [folder / f"{step}_{i}.wav" for i in range(clips)]
         for i, path in enumerate(paths):
             soundfile.write(path, np.random.default_rng((step, i)).standard_normal((size - 44) // 2) * 0.1, 8000)
-        steps.append(DemoStep(step, [Clip(path.name, "generated", "g", "p", (), (), path, None, None) for path in paths]))
+        steps.append(DemoStep(step, [Clip(step, path.name, "generated", "g", "p", (), (), path, None, None) for path in paths]))
     return steps
 
 

@@ -21,7 +21,7 @@ from report_samples import (
 )
 
 from stable_audio_tools.report import build, build_report
-from stable_audio_tools.report.render import duration, script_json
+from stable_audio_tools.report.document import duration, script_json
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`&amp;$title${script}\u2028]]>-->"
 
