@@ -15,7 +15,7 @@ LOWER = {
     "adapters": {"configs", "models"},
     "inference": {"configs", "nn", "diffusion", "audio", "models"},
     "data": {"configs", "nn", "diffusion", "audio"},
-    "evaluation": {"configs", "nn", "diffusion", "audio", "models", "data"},
+    "evaluation": {"configs", "nn", "diffusion", "audio", "models", "inference", "data"},
     "report": {"configs", "audio"},
     "training": {"configs", "nn", "diffusion", "audio", "models", "adapters", "inference", "data", "evaluation", "report"},
     "cli": {"configs", "nn", "diffusion", "audio", "models", "adapters", "inference", "data", "evaluation", "report", "training"},

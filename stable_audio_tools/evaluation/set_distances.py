@@ -1,0 +1,125 @@
+"""Distances between two sets of clips, one for each embedder, with their intervals and what sets of one source would give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.diffusion.seeds import generator_for
+
+from .bootstrap import Bootstrap
+from .comparison import Comparison
+from .embedders.base import Embedder
+from .frechet import extrapolated, frechet_of, gaussian
+from .kernel_distance import Kernel, gaussian_kernel, kernel_distance, polynomial
+from .measure import Measure
+
+SMALLEST = 2  # clips of a set; fewer have no spread
+FRACTIONS = 1 / torch.linspace(1, 4, 12, dtype=torch.float64)  # chosen: of the set, evenly spaced in 1 / N, where the line is read
+_DEALS, _THINNING = 2, 3  # random streams beside those of the bootstrap
+
+Resampled = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Two sets (N, D), (M, D) and counts (R, N), (R, M) to (R,) distances."""
+
+
+def frechet(comparison: Comparison) -> list[Measure]:
+    """`frechet_<embedder>` for each embedder."""
+    return _each(comparison, "frechet", _frechet_resampled, {"distance": "Fréchet, arXiv:1812.08466"}, least=0.0)
+
+
+def kernel(comparison: Comparison) -> list[Measure]:
+    """`kernel_<embedder>` for each embedder."""
+    recipe = {"distance": "squared MMD, unbiased, arXiv:1801.01401", "kernel": "(x.y/D + 1)^3"}
+    return _each(comparison, "kernel", partial(_kernel_resampled, lambda _: polynomial), recipe)
+
+
+def kad(comparison: Comparison) -> list[Measure]:
+    """`kad_<embedder>` for each embedder."""
+    recipe = {"distance": "squared MMD, unbiased, arXiv:2502.15602, not scaled", "kernel": "Gaussian, median distance of the reference"}
+    return _each(comparison, "kad", partial(_kernel_resampled, gaussian_kernel), recipe)
+
+
+def frechet_infinity(comparison: Comparison) -> list[Measure]:
+    """`frechet_infinity_<embedder>` for each embedder: may come out below 0, as an estimate of 0 must."""
+    return [_infinity(comparison, embedder, finite) for embedder, finite in zip(comparison.embedders, frechet(comparison), strict=True)]
+
+
+def _infinity(comparison: Comparison, embedder: Embedder, finite: Measure) -> Measure:
+    name = f"frechet_infinity_{embedder.name}"
+    recipe = {**finite.recipe, "extrapolated": "in 1 / N, arXiv:2311.01616, both sets thinned out", "smallest_share": float(FRACTIONS[-1])}
+    sets = _sets(comparison, embedder)
+    if min(map(len, sets)) < SMALLEST / float(FRACTIONS[-1]):
+        return Measure(name, math.nan, math.nan, math.nan, finite.n, recipe, "lower")
+    value, error = extrapolated(*sets, FRACTIONS, generator_for(comparison.bootstrap.seed, _THINNING))
+    below, above = (math.hypot(end - finite.value, 1.96 * error) for end in (finite.low, finite.high))
+    return Measure(name, value, value - below, value + above, finite.n, recipe, "lower")
+
+
+def _each(comparison: Comparison, metric: str, resampled: Resampled, recipe: dict[str, Any], *, least: float = -math.inf) -> list[Measure]:
+    return [_distance(comparison, embedder, metric, resampled, recipe, least) for embedder in comparison.embedders]
+
+
+def _distance(
+    comparison: Comparison, embedder: Embedder, metric: str, resampled: Resampled, recipe: dict[str, Any], least: float
+) -> Measure:
+    name, bootstrap = f"{metric}_{embedder.name}", comparison.bootstrap
+    first, second = _sets(comparison, embedder)
+    full = {**comparison.recipe_of(embedder), **recipe, **_sizes(comparison, embedder), **bootstrap.recipe}
+    n = min(len(first), len(second))
+    if n < SMALLEST:
+        return Measure(name, math.nan, math.nan, math.nan, n, full, "lower")
+    value = float(resampled(first, second, first.new_ones(1, len(first)), second.new_ones(1, len(second))))
+    low, high = bootstrap.interval(value, resampled(first, second, *bootstrap.two_counts(len(first), len(second))), n)
+    dealt = _dealt(first, second, resampled, bootstrap)
+    return Measure(name, value, max(least, low), high, n, full, "lower", same_source=dealt)
+
+
+def _sets(comparison: Comparison, embedder: Embedder) -> tuple[Tensor, Tensor]:
+    """The vectors of both parts, float64; where one has the rows of the other in another order, in one order."""
+    first, second = (comparison.embedded(part, embedder).vectors.double() for part in ("generated", "reference"))
+    if first.shape == second.shape and not torch.equal(first, second):
+        orders = [_order(rows) for rows in (first, second)]
+        if torch.equal(first[orders[0]], second[orders[1]]):
+            return first[orders[0]], second[orders[1]]
+    return first, second
+
+
+def _order(rows: Tensor) -> Tensor:
+    """(N,) places of the rows in an order that depends on their values alone."""
+    return torch.unique(rows, dim=0, return_inverse=True)[1].argsort(stable=True)
+
+
+def _sizes(comparison: Comparison, embedder: Embedder) -> dict[str, Any]:
+    generated, reference = (comparison.embedded(part, embedder) for part in ("generated", "reference"))
+    sizes: dict[str, Any] = {"generated": len(generated.names), "reference": len(reference.names), "dimensions": generated.vectors.shape[1]}
+    if left_out := generated.left_out + reference.left_out:
+        sizes["left_out"] = left_out
+    if min(sizes["generated"], sizes["reference"]) <= sizes["dimensions"]:
+        sizes["note"] = "fewer clips than dimensions: compare with numbers of as many clips only"
+    return sizes
+
+
+def _dealt(first: Tensor, second: Tensor, resampled: Resampled, bootstrap: Bootstrap) -> tuple[float, float]:
+    """The 95 % range of the distance where the clips of both sets are dealt out to two sets of these sizes at random."""
+    rows, generator = torch.cat((first, second)), generator_for(bootstrap.seed, _DEALS)
+    dealt = torch.zeros(bootstrap.resamples, len(rows), dtype=rows.dtype)
+    for row in dealt:
+        row[torch.randperm(len(rows), generator=generator)[: len(first)]] = 1
+    distances = resampled(rows, rows, dealt, 1 - dealt)
+    low, high = torch.quantile(distances, torch.tensor([0.025, 0.975], dtype=rows.dtype)).tolist()
+    return low, high
+
+
+def _frechet_resampled(first: Tensor, second: Tensor, counts: Tensor, other_counts: Tensor) -> Tensor:
+    pairs = zip(counts, other_counts, strict=True)
+    distances = [frechet_of(torch.cat(gaussian(first, mine)), torch.cat(gaussian(second, theirs))) for mine, theirs in pairs]
+    return torch.tensor(distances, dtype=torch.float64)
+
+
+def _kernel_resampled(make: Callable[[Tensor], Kernel], first: Tensor, second: Tensor, counts: Tensor, other_counts: Tensor) -> Tensor:
+    return kernel_distance(first, second, make(second), (counts, other_counts))
