@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -158,6 +159,8 @@ class CommandLine(LightningCLI):
         machine = self.trainer_options.machine(self.run_config.training)
         self.datamodule.build(self.run_config, self.subcommand)
         weights, steps = self.given.model.weights, self.trainer_options.steps
+        if self.subcommand == "fit":
+            steps = replace(steps, max_bad_steps=int(self.given.max_bad_steps), compile=self.given.compile)
         module = build_module(self.run_config, self.document, seed=self.seed, weights=weights, steps=steps, resume_from=resume_from)
         return machine, module
 
@@ -174,6 +177,7 @@ class CommandLine(LightningCLI):
             resume_from=place_run(folder, recover=given.recover, ckpt_path=str(given.ckpt_path or "")),
             resume_command=shlex.join(["stable-audio-tools", *self.arguments, *([] if given.recover else ["--recover"])]),
             max_steps=self.trainer_options.max_steps,
+            max_stall_minutes=float(self.given.max_stall_minutes),
             checkpoint_every=int(given.checkpoint_every),
             save_top_k=given.save_top_k,
             logger=given.logger,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from jsonargparse.typing import NonNegativeInt, Path_fr, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, Path_fr, PositiveInt
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from stable_audio_tools.configs.errors import ConfigError, Problem
@@ -15,6 +15,7 @@ from stable_audio_tools.training.data_module import AudioDataModule
 from stable_audio_tools.training.machine import machine_arguments
 from stable_audio_tools.training.sections import TrainingConfig
 from stable_audio_tools.training.start import FoldWeightNorm, StartingWeights, StepSettings
+from stable_audio_tools.training.step_guard import MAX_BAD_STEPS
 
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "precision")
 DEFAULTS = {
@@ -109,6 +110,9 @@ class RunArguments:
         logger: Where numbers and demos go besides the run folder and the loggers of trainer.logger.
         checkpoint_every: Train steps between two checkpoints; 0 means only at the end.
         save_top_k: Newest checkpoints to keep, besides last.ckpt; -1 means all.
+        max_bad_steps: Steps in a row that are skipped, since something is not finite, after which the run ends; 0 means never.
+        max_stall_minutes: Minutes without any progress after which the run ends, saying where it hangs; 0 means never.
+        compile: Compile the networks that train, which pays on a GPU after some minutes.
     """
 
     name: str = ""
@@ -117,6 +121,9 @@ class RunArguments:
     logger: Literal["auto", "wandb", "tensorboard", "csv", "comet", "none"] = "auto"
     checkpoint_every: NonNegativeInt = 1000
     save_top_k: int = 3
+    max_bad_steps: NonNegativeInt = MAX_BAD_STEPS
+    max_stall_minutes: NonNegativeFloat = 30.0
+    compile: bool = False
 
 
 class TrainerOptions:

@@ -77,6 +77,37 @@ def test_clipping_and_accumulation_given_to_lightning_reach_our_loop(folder):
     assert all(any(not plain[key].equal(other[key]) for key in plain) for other in others)
 
 
+SPOIL = """
+import lightning.pytorch as pl
+
+class Spoil(pl.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        batch[0].fill_(float("nan"))
+"""
+
+
+@pytest.mark.slow
+def test_steps_that_are_not_finite_end_a_run_when_it_says(folder, monkeypatch, capsys):
+    Path("spoil.py").write_text(SPOIL)
+    monkeypatch.syspath_prepend(folder)
+    callbacks = ("--trainer.callbacks", "spoil.Spoil", "--trainer.max_steps", "6", "--trainer.limit_val_batches", "0")
+    assert fit("--name", "patient", *callbacks, "--max_bad_steps", "0") == 0
+    assert fit("--name", "strict", *callbacks, "--max_bad_steps", "2") == 1
+    assert "2 steps in a row" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_compiled_networks_train(folder):
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    only = ("--trainer.max_steps", "1", "--trainer.limit_val_batches", "0")
+    assert fit("--name", "plain", *only) == 0
+    assert not counters["stats"]
+    assert fit("--name", "compiled", *only, "--compile", "true") == 0
+    assert counters["stats"]["unique_graphs"]
+
+
 @pytest.mark.slow
 def test_a_run_resumes_and_args_json_repeats_it(folder):
     assert fit("--name", "whole", "--trainer.max_steps", "6", "--trainer.limit_val_batches", "0") == 0
