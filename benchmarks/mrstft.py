@@ -22,8 +22,8 @@ from peer_training import Loss, PeerProcess, ratio, seconds, value_and_gradient
 from torch import Tensor
 from torch.nn import functional as F
 
-from stable_audio_tools.training.losses.filters import a_weighting_fir
-from stable_audio_tools.training.losses.reconstruction import MultiResolutionSTFT, SpectralParams
+from stable_audio_tools.nn.filters import a_weighting_fir
+from stable_audio_tools.nn.reconstruction import MultiResolutionSTFT, SpectralParams
 
 SAMPLE_RATE = 44100
 SIZES = (2048, 1024, 512, 256, 128, 64, 32)

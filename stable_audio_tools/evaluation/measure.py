@@ -44,7 +44,7 @@ class Measure:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not a finite number is None."""
-        plain = {
+        plain: dict[str, Any] = {
             "name": self.name,
             "value": _finite(self.value),
             "low": _finite(self.low),

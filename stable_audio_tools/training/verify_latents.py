@@ -14,7 +14,7 @@ from stable_audio_tools.data.latent_shards import ShardFolder, open_shards
 from stable_audio_tools.data.pre_encoded import drawn
 from stable_audio_tools.data.types import ItemKey
 from stable_audio_tools.inference.latents import SAME_LATENTS, SAME_TOKENS
-from stable_audio_tools.training.losses.reconstruction import MultiResolutionSTFT, SpectralParams
+from stable_audio_tools.nn.reconstruction import MultiResolutionSTFT, SpectralParams
 from stable_audio_tools.training.pre_encode import Job
 
 FFT_SIZES = (2048, 1024, 512, 256, 128)  # of the spectral distance, those that the shortest item is long enough for

@@ -10,9 +10,9 @@ from reference_inputs import reference_input
 from torch.nn import functional as F
 
 from stable_audio_tools.configs.errors import ConfigError
-from stable_audio_tools.training.losses.filters import a_weighting_fir, mel_filterbank
-from stable_audio_tools.training.losses.reconstruction import MelParams, MultiResolutionMel, MultiResolutionSTFT, SpectralParams, fir_filter
-from stable_audio_tools.training.losses.spectra import MagnitudeWeights, ShortTime, magnitude_distance, signals, spectral_convergence
+from stable_audio_tools.nn.filters import a_weighting_fir, mel_filterbank
+from stable_audio_tools.nn.reconstruction import MelParams, MultiResolutionMel, MultiResolutionSTFT, SpectralParams, fir_filter
+from stable_audio_tools.nn.spectra import MagnitudeWeights, ShortTime, magnitude_distance, signals, spectral_convergence
 from stable_audio_tools.training.losses.terms import LossTerm, bottleneck_terms, masked_mean
 
 RATE = 44100

@@ -14,8 +14,8 @@ from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.models.discriminators import Discriminator, DiscriminatorConfig
 from stable_audio_tools.nn.exact import at_least_single
+from stable_audio_tools.nn.reconstruction import MelParams, MultiResolutionMel, MultiResolutionSTFT, SpectralParams
 from stable_audio_tools.training.losses.hubert import HubertDistance, HubertLossConfig
-from stable_audio_tools.training.losses.reconstruction import MelParams, MultiResolutionMel, MultiResolutionSTFT, SpectralParams
 from stable_audio_tools.training.losses.terms import LossTerm, bottleneck_terms
 
 DECAY = "factor on the weights with every train step"

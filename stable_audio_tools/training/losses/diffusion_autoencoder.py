@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.nn.reconstruction import MultiResolutionSTFT
 from stable_audio_tools.training.losses.config import DEFAULT, BottleneckLossConfig, SpectralLossConfig
-from stable_audio_tools.training.losses.reconstruction import MultiResolutionSTFT
 from stable_audio_tools.training.losses.terms import LossTerm
 
 

@@ -16,7 +16,7 @@ from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.parse import validate
 from stable_audio_tools.nn.exact import at_least_single
-from stable_audio_tools.training.losses.reconstruction import WINDOWS, MultiResolutionSTFT, SpectralParams
+from stable_audio_tools.nn.reconstruction import WINDOWS, MultiResolutionSTFT, SpectralParams
 
 PESQ_RATES = {16000: "wb", 8000: "nb"}  # ITU-T P.862.2, wideband, and P.862, narrowband
 PESQ_SECONDS = 0.25  # the shortest signal of P.862

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.models.diffusion_autoencoder import DiffusionAutoencoder
-from stable_audio_tools.training.losses.reconstruction import MultiResolutionSTFT
+from stable_audio_tools.nn.reconstruction import MultiResolutionSTFT
 from stable_audio_tools.training.losses.terms import bottleneck_terms
 from stable_audio_tools.training.noising import Noising, NoisyBatch
 from stable_audio_tools.training.strategies.base import LatentBatch, LossOutput, TrainingStrategy, Update

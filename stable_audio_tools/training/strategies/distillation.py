@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.nn.exact import at_least_single
+from stable_audio_tools.nn.reconstruction import MultiResolutionSTFT
 from stable_audio_tools.nn.teacher import Teacher
 from stable_audio_tools.training.losses.config import AutoencoderLossConfig
-from stable_audio_tools.training.losses.reconstruction import MultiResolutionSTFT
 
 if TYPE_CHECKING:
     from stable_audio_tools.training.strategies.adversarial import Reconstruction

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.nn.exact import at_least_single
-from stable_audio_tools.training.losses.filters import a_weighting_fir, mel_filterbank
-from stable_audio_tools.training.losses.spectra import (
+from stable_audio_tools.nn.filters import a_weighting_fir, mel_filterbank
+from stable_audio_tools.nn.spectra import (
     MagnitudeWeights,
     ShortTime,
     complex_distance,
