@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
+from stable_audio_tools.models.autoencoders.chunking import Chunks
 from stable_audio_tools.models.bottlenecks.continuous import VAEBottleneck, mean_and_deviation
 from stable_audio_tools.models.pretransforms import Pretransform
 from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
@@ -27,14 +27,6 @@ PROBE_FRAMES = 32  # chosen: beyond the receptive field of a frame, and a second
 SAME_LATENTS = 0.01  # chosen: float16 weights are about 0.001 off in root mean square, another encoder more than 1
 SAME_IN_BFLOAT16 = 0.1  # chosen: of weights with 8 bits
 SAME_TOKENS = 0.05  # chosen: share of tokens that rounding may move to a neighbour
-
-
-@dataclass(frozen=True)
-class Chunks:
-    """Long audio in chunks of `size` latent frames, of which neighbours share `overlap`."""
-
-    size: int = 128
-    overlap: int = 32
 
 
 class LatentEncoder:

@@ -247,6 +247,7 @@ class DiffusionAutoencoder(AudioAutoencoder):
         callback: Callback | None = None,
         skip_bottleneck: bool = False,
         iterate_batch: bool = False,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """Latents (B, latent_dim, T) -> audio (B, C, T * downsampling_ratio), sampled by the objective's default sampler.
 
@@ -256,13 +257,14 @@ class DiffusionAutoencoder(AudioAutoencoder):
             callback: called with a `diffusion.samplers.Step` at each step.
             skip_bottleneck: they are behind the bottleneck's way back already.
             iterate_batch: one item at a time where the pretransform decodes: less memory.
+            noise: (B, io_channels, T * frame_ratio) to start from; default: drawn.
         """
         if self.bottleneck is not None and not skip_bottleneck:
             latents = self.bottleneck.decode(latents)
         frames = latents.shape[-1] * self.frame_ratio
         cond = self.beside(latents, frames)
         field = make_field(partial(self.diffusion, input_concat_cond=cond), self.objective)
-        noise = noise_like(latents.new_empty(latents.shape[0], self.io_channels, frames), generator)
+        noise = self._noise(latents, generator) if noise is None else noise
         ts = schedule(self.objective, steps, length=frames)
         decoded = find_sampler(None, self.objective).function(field, noise, ts, generator=generator, callback=callback)
         if self.pretransform is None:
@@ -280,9 +282,28 @@ class DiffusionAutoencoder(AudioAutoencoder):
         iterate_batch: bool = False,
         steps: int = DECODING_STEPS,
         generator: Generators = None,
+        callback: Callback | None = None,
     ) -> Tensor:
-        """`decode`; where `chunked`, in chunks as in `encode_audio`, each from noise of its own."""
-        decode = partial(self.decode, skip_bottleneck=skip_bottleneck, iterate_batch=iterate_batch, steps=steps, generator=generator)
+        """`decode`; where `chunked`, in chunks as in `encode_audio`, out of one noise, so that neighbours agree on what they share."""
+        decode = partial(
+            self.decode,
+            skip_bottleneck=skip_bottleneck,
+            iterate_batch=iterate_batch,
+            steps=steps,
+            generator=generator,
+            callback=callback,
+        )
         if not chunked:
             return decode(latents)
-        return map_chunks(decode, latents, frame_in=1, frame_out=self.downsampling_ratio, chunk_size=chunk_size, overlap=overlap)
+        width, ratio = latents.shape[1], self.frame_ratio
+        noise = self._noise(latents, generator).unflatten(2, (-1, ratio)).mT.flatten(1, 2)
+
+        def decode_part(part: Tensor) -> Tensor:
+            return decode(part[:, :width], noise=part[:, width:].unflatten(1, (-1, ratio)).mT.flatten(2))
+
+        sizes = {"frame_in": 1, "frame_out": self.downsampling_ratio, "chunk_size": chunk_size, "overlap": overlap}
+        return map_chunks(decode_part, torch.cat([latents, noise], dim=1), fade=self.downsampling_ratio if overlap > 1 else 0, **sizes)
+
+    def _noise(self, latents: Tensor, generator: Generators) -> Tensor:
+        """(B, io_channels, frames of the network) for latents (B, C, T)."""
+        return noise_like(latents.new_empty(len(latents), self.io_channels, latents.shape[-1] * self.frame_ratio), generator)

@@ -21,10 +21,12 @@ class Bottleneck(nn.Module, ABC):
     """Encoder output (B, C, T) -> latents -> decoder input. A kind of bottleneck implements `encode_with_info`.
 
     num_quantizers, codebook_size: how many tokens a frame has and how many values each may take; 0 without tokens.
+    refines: each codebook refines those before it, so that the first few tokens of a frame alone stand for it too.
     """
 
     num_quantizers = 0
     codebook_size = 0
+    refines: ClassVar[bool] = False
 
     @property
     def is_discrete(self) -> bool:
@@ -58,7 +60,7 @@ class Bottleneck(nn.Module, ABC):
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """The decoder's input for `tokens` (B, Q, T), the same that `decode` gives for the latents they stand for.
 
-        The first few codebooks alone will do where each refines those before it.
+        The first few codebooks alone will do where one `refines` another.
 
         Raises:
             ValueError: this bottleneck has no tokens, or these are not its own.

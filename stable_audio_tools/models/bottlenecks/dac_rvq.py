@@ -95,6 +95,8 @@ class DACRVQBottleneck(Bottleneck):
     (B, sum of codebook channels, T) before the lookup; `vq/commitment_loss` and `vq/codebook_loss`, averaged over codebooks.
     """
 
+    refines = True
+
     def __init__(self, params: DACRVQVAEParams, *, noise_augment_dim: int = 0):
         super().__init__()
         dims, dropout = params.codebook_dims, params.quantizer_dropout

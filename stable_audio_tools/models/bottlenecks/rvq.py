@@ -144,6 +144,8 @@ class RVQBottleneck(Bottleneck):
     In training the codebooks follow the latents, unless `frozen`; tokens are -1 where `quantize_dropout` left a quantizer out.
     """
 
+    refines = True
+
     def __init__(self, params: RVQParams, *, frozen: bool = False):
         super().__init__()
         self.quantizer = build_quantizer(params, frozen=frozen)

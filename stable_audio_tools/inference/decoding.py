@@ -1,0 +1,69 @@
+"""A model's latents or tokens to audio, long ones in chunks; see `long_audio`.
+
+B batch, C channels, K codebooks, T latent frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from stable_audio_tools.models.autoencoders.chunking import Chunks
+from stable_audio_tools.models.pretransforms import Pretransform
+from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
+
+from .isolation import Stream, each_isolated
+from .long_audio import CHUNK_S, chunks_of, mapped, reach
+
+
+def decode_latents(pretransform: Pretransform, latents: Tensor, sample_rate: int, *, chunked: bool | None = None) -> Tensor:
+    """Audio (B, C, samples) of latents (B, C, T).
+
+    Args:
+        sample_rate: of the audio, in Hz.
+        chunked: True: in chunks of 20 s; False: in one pass, or as the pretransform's config says; default: in chunks where it is long.
+
+    Raises:
+        ValueError: chunks are asked for where no network decodes.
+    """
+    check_chunkable(pretransform, chunked)
+    ratio = pretransform.downsampling_ratio
+    sides = partial(reach, pretransform.decode, latents, frame_in=1, frame_out=ratio)
+    return mapped(pretransform.decode, latents, _chunks(pretransform, latents, sample_rate, chunked, sides), frame_in=1, frame_out=ratio)
+
+
+def decode_tokens(
+    pretransform: Pretransform, tokens: Tensor, sample_rate: int, streams: Sequence[Stream], *, chunked: bool | None = None
+) -> Tensor:
+    """Audio (B, C, samples) of tokens (B, K, T), with noise that a bottleneck adds out of each item's own stream; see `decode_latents`."""
+    ratio = pretransform.downsampling_ratio
+    if not isinstance(pretransform, AutoencoderPretransform) or pretransform.model.bottleneck is None:
+        chunks = _chunks(pretransform, tokens, sample_rate, chunked, lambda: None)
+        return mapped(pretransform.decode_tokens, tokens, chunks, frame_in=1, frame_out=ratio)
+    autoencoder, weight = pretransform.model, next(pretransform.parameters())
+    latents = each_isolated(pretransform.model.bottleneck.decode_tokens, tokens, streams, weight.device).to(weight)
+    function = partial(autoencoder.decode, skip_bottleneck=True, iterate_batch=pretransform.iterate_batch)
+    sides = partial(reach, function, latents, frame_in=1, frame_out=ratio)
+    return mapped(function, latents, _chunks(pretransform, latents, sample_rate, chunked, sides), frame_in=1, frame_out=ratio)
+
+
+def check_chunkable(pretransform: Pretransform | None, chunked: bool | None) -> None:
+    """Raises ValueError where chunks are asked for and there is no network to decode in them."""
+    if chunked and not _has_network(pretransform):
+        what = "has no pretransform" if pretransform is None else f"decodes by {type(pretransform).__name__}, which is no network"
+        raise ValueError(f"chunked_decode has no effect: the model {what}; leave it out")
+
+
+def _has_network(pretransform: Pretransform | None) -> bool:
+    return pretransform is not None and next(pretransform.parameters(), None) is not None
+
+
+def _chunks(
+    pretransform: Pretransform, x: Tensor, sample_rate: int, chunked: bool | None, sides: Callable[[], int | None]
+) -> Chunks | None:
+    """None: as the pretransform does by itself."""
+    if chunked is False or not _has_network(pretransform) or (chunked is None and getattr(pretransform, "chunked", False)):
+        return None
+    return chunks_of(x.shape[-1], sample_rate / pretransform.downsampling_ratio, sides, chunk_s=CHUNK_S if chunked else None)
