@@ -17,8 +17,9 @@ LOWER = {
     "data": {"configs", "nn", "diffusion", "audio"},
     "evaluation": {"configs", "nn", "diffusion", "audio", "models", "inference", "data"},
     "report": {"configs", "audio"},
+    "export": {"configs", "nn", "models", "report"},
     "training": {"configs", "nn", "diffusion", "audio", "models", "adapters", "inference", "data", "evaluation", "report"},
-    "cli": {"configs", "nn", "diffusion", "audio", "models", "adapters", "inference", "data", "evaluation", "report", "training"},
+    "cli": {"configs", "nn", "diffusion", "audio", "models", "adapters", "inference", "data", "evaluation", "report", "export", "training"},
 }
 SLOW_TO_IMPORT = {"torchaudio", "scipy", "matplotlib", "lightning", "wandb", "PIL", "soundfile", "soxr", "transformers"}
 POSIX_ONLY = {"fcntl", "grp", "pwd", "resource", "termios"}

@@ -28,6 +28,7 @@ COMMANDS = {
     "pre-encode": "encode audio once, to latents that the pre_encoded dataset reads",
     "schema": "print the JSON Schema of model or dataset configs, for editors",
     "generate": "make audio with a trained model",
+    "export": "write a trained model for use: averaged, half precision, merged, for other programs",
     "evaluate": "measure a trained model on prompts it was not trained on",
 }
 LIGHTNING = ("fit", "validate", "test")

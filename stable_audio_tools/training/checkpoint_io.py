@@ -7,13 +7,12 @@ every record, which loading verifies. So of several files the newest good one is
 from __future__ import annotations
 
 import errno
-import io
 import logging
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -22,6 +21,7 @@ from torch import nn
 from stable_audio_tools.models.atomic_file import atomic_file, remove_stale
 from stable_audio_tools.models.checkpoint_error import CheckpointError, bad_file
 from stable_audio_tools.models.checkpoints import match_weights
+from stable_audio_tools.models.torch_file import write_torch
 from stable_audio_tools.models.weight_files import read_torch_file
 from stable_audio_tools.training.module import CHECKPOINT_KEY
 
@@ -139,35 +139,13 @@ def _saved_at(path: Path) -> int:
 
 
 def _write(content: dict[str, Any], file: BinaryIO) -> None:
-    sink = _Sink(file)
-    try:
-        torch.save(content, cast(IO[bytes], sink))
-    except RuntimeError:
-        if sink.error is not None:  # torch reports it as an unexpected position in the archive
-            raise sink.error from None
-        raise
-    file.flush()
+    write_torch(content, file)
     try:
         read_torch_file(Path(file.name), verify=False)
     except CheckpointError as error:
         raise TypeError(
             f"this training state could not be loaded again: {error.problems[0].message}; keep tensors, numbers or text"
         ) from None
-
-
-class _Sink(io.RawIOBase):
-    """A file for `torch.save` that remembers the operating system's error."""
-
-    def __init__(self, file: BinaryIO):
-        self.file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
 
 
 def _write_error(path: Path, error: OSError) -> CheckpointWriteError:

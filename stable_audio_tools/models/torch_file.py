@@ -1,0 +1,40 @@
+"""torch's own file format, written so that a full disk is reported as what it is."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import IO, Any, BinaryIO, cast
+
+import torch
+
+
+def write_torch(content: Mapping[str, Any], file: BinaryIO) -> None:
+    """`torch.save`, for files that may meet a full disk.
+
+    Raises:
+        OSError: the operating system's own, with its number.
+    """
+    sink = _Sink(file)
+    try:
+        torch.save(content, cast(IO[bytes], sink))
+    except RuntimeError:
+        if sink.error is not None:  # torch reports it as an unexpected position in the archive
+            raise sink.error from None
+        raise
+    file.flush()
+
+
+class _Sink(io.RawIOBase):
+    """A file for `torch.save` that remembers the operating system's error."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
