@@ -2,6 +2,8 @@
 
 const audio = $("audio"); // the only player of the page: two sounds never overlap
 const { steps, embedded, groups } = data.demos;
+// A clip that stands for several steps is in the data once.
+for (const row of groups.flatMap((group) => group.rows)) if (row.nearest) row.clips = row.nearest.map((i) => row.clips[i]);
 const ICONS = { play: "M4.5 2.8v10.4L13 8z", pause: "M4.5 3h2v10h-2zM9.5 3h2v10h-2z" };
 const urls = new Map();
 const rows = [];
@@ -9,6 +11,7 @@ let selected = clamp(steps.indexOf(choices.read().step), -1, steps.length - 1);
 if (selected < 0) selected = steps.length - 1;
 let active = null; // the row that the player is playing
 let touring = false; // whether the player goes on to the next step by itself
+let frame = 0; // the next look at the player while it plays
 let resumeAt = null; // seconds to go on from, once the newly chosen sound is loaded
 
 /** The address of an embedded or linked file, or null. A blob can be sought in where some browsers cannot seek in a data URI. */
@@ -25,10 +28,25 @@ function address(source) {
 const clock = (seconds) => (Number.isFinite(seconds) ? (seconds < 60 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`) : "");
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
+const WHOLE = [0, 0, 1, 1]; // left, top, right, bottom of the plot in a picture, as fractions
+
+/** Put a playhead at `share` of the sound over the plot in its picture. */
+function placeHead(head, clip, share) {
+  const [left, top, right, bottom] = clip?.picture.plot || WHOLE;
+  Object.assign(head.style, { left: `${100 * (left + share * (right - left))}%`, top: `${100 * top}%`, bottom: `${100 * (1 - bottom)}%` });
+}
+
+/** The share of the sound at which a picture was clicked. */
+function clickedShare(event, picture, clip) {
+  const box = picture.getBoundingClientRect(), [left, , right] = clip?.picture.plot || WHOLE;
+  return clamp(((event.clientX - box.left) / box.width - left) / (right - left), 0, 1);
+}
+
 /** One prompt (or clip) through training: a player for the chosen step, or for the original, and a thumbnail of every step. */
 class Row {
   constructor(spec, original, heading) {
-    Object.assign(this, { spec, original, heading, showsOriginal: false, ready: false });
+    Object.assign(this, { spec, original, heading, showsOriginal: false, ready: false, peers: [this], thumbs: new Map() });
+    this.run = spec.run === undefined ? "" : `${spec.run}, `;
     this.label = el("strong");
     this.image = el("img", { alt: "" });
     this.missing = el("span", { class: "missing", hidden: true });
@@ -41,7 +59,8 @@ class Row {
     this.seek.value = 0;
     this.time = el("span", { class: "time" });
     this.compare = el("button", { type: "button", "aria-pressed": "false", hidden: !original }, "Original");
-    this.tour = el("button", { type: "button", hidden: spec.clips.filter(Boolean).length < 2 }, "Play all steps");
+    this.tour = el("button", { type: "button", hidden: this.own().length < 2 }, "Play all steps");
+    this.versus = el("button", { type: "button", hidden: true, title: "Switch between two of these while they play (x key)" }, "A/B");
     this.facts = el("span");
     this.trouble = el("span", { class: "trouble", role: "status" });
     this.link = el("a", {}, "file");
@@ -54,7 +73,7 @@ class Row {
         this.spectrogram,
         this.latents,
         el("div", { class: "controls" }, this.button, this.seek, this.time),
-        el("div", { class: "more" }, this.compare, this.tour, this.facts, this.link, this.trouble)),
+        el("div", { class: "more" }, this.compare, this.versus, this.tour, this.facts, this.link, this.trouble)),
       this.strip);
     this.listen();
     rows.push(this);
@@ -63,17 +82,20 @@ class Row {
   listen() {
     this.button.addEventListener("click", () => (active === this && !audio.paused ? audio.pause() : play(this)));
     this.seek.addEventListener("input", () => seekTo(this, Number(this.seek.value)));
-    this.spectrogram.addEventListener("click", (event) => {
-      const box = this.spectrogram.getBoundingClientRect(), [left, , right] = this.clip?.picture.plot || [0, 0, 1, 1];
-      seekTo(this, clamp(((event.clientX - box.left) / box.width - left) / (right - left), 0, 1), true);
-    });
+    this.spectrogram.addEventListener("click", (event) => seekTo(this, clickedShare(event, this.spectrogram, this.clip), true));
     this.compare.addEventListener("click", () => this.toggleOriginal());
     this.tour.addEventListener("click", () => startTour(this));
+    this.versus.addEventListener("click", () => compareSounds(this));
     this.image.addEventListener("error", () => { this.missing.hidden = false; this.missing.textContent = "the picture is not beside this page"; });
     this.image.addEventListener("load", () => {
       this.missing.hidden = true;
       this.spectrogram.style.aspectRatio = `${this.image.naturalWidth} / ${this.image.naturalHeight}`;
     });
+  }
+
+  /** Indices of the steps at which this was made. Others may show the clip of the nearest step. */
+  own() {
+    return [...this.spec.clips.keys()].filter((i) => this.spec.clips[i]?.step === steps[i]);
   }
 
   /** The clip that the player shows now, or null. */
@@ -98,23 +120,23 @@ class Row {
   wake() {
     if (this.ready) return;
     this.ready = true;
-    const thumbs = this.spec.clips.map((clip, i) => clip && this.thumb(clip, count(steps[i]), embedded[i], () => choose(i, this)));
-    if (this.original) thumbs.unshift(this.thumb(this.originalClip(), "original", true, () => { this.toggleOriginal(true); play(this); }));
-    this.strip.replaceChildren(...thumbs.filter(Boolean));
+    if (this.original) this.thumbs.set("original", this.thumb(this.originalClip(), "original", () => { this.toggleOriginal(true); play(this); }));
+    for (const i of this.own()) this.thumbs.set(this.spec.clips[i], this.thumb(this.spec.clips[i], count(steps[i]), () => choose(i, this)));
+    this.strip.replaceChildren(...this.thumbs.values());
     this.strip.hidden = this.strip.children.length < 2;
-    this.thumbs = this.original ? thumbs : [null, ...thumbs];
+    this.versus.hidden = soundsOf(this).length < 2;
     this.show();
   }
 
-  thumb(clip, name, inside, chosen) {
+  thumb(clip, name, chosen) {
     const crop = el("span", { class: "crop" }), url = address(clip.picture);
     if (url) {
-      const [left, top, right, bottom] = clip.picture.plot, image = el("img", { src: url, alt: "" });
+      const [left, top, right, bottom] = clip.picture.plot, image = el("img", { src: url, alt: "", loading: "lazy" });
       Object.assign(image.style, { width: `${100 / (right - left)}%`, height: `${100 / (bottom - top)}%`, left: `${(-100 * left) / (right - left)}%`, top: `${(-100 * top) / (bottom - top)}%` });
       crop.append(image);
     }
-    const spoken = name === "original" ? "Play the original" : `Play step ${name}`;
-    const button = el("button", { type: "button", class: inside ? "thumb" : "thumb linked", "aria-pressed": "false", "aria-label": spoken }, crop, el("span", { class: "name" }, name));
+    const spoken = name === "original" ? "Play the original" : `Play ${this.run}step ${name}`;
+    const button = el("button", { type: "button", class: clip.sound.url ? "thumb linked" : "thumb", "aria-pressed": "false", "aria-label": spoken }, crop, el("span", { class: "name" }, name));
     button.addEventListener("click", chosen);
     return el("li", {}, button);
   }
@@ -123,7 +145,8 @@ class Row {
   show() {
     if (!this.ready) return;
     const clip = this.clip, url = clip && address(clip.picture);
-    this.label.textContent = this.showsOriginal ? "Original" : `${capital(this.spec.kind)}, step ${count(steps[selected])}`;
+    const made = `step ${count(clip ? clip.step : steps[selected])}`;
+    this.label.textContent = this.showsOriginal ? "Original" : `${this.run || `${capital(this.spec.kind)}, `}${made}`;
     this.image.hidden = !url;
     if (url) {
       this.image.src = url;
@@ -145,14 +168,14 @@ class Row {
     if (clip && clip.file) this.link.setAttribute("href", clip.file);
     this.link.textContent = clip && clip.lossy ? "exact file" : "file";
     this.compare.setAttribute("aria-pressed", this.showsOriginal);
-    this.compare.textContent = this.showsOriginal ? `Back to step ${count(steps[selected])}` : "Original";
+    this.compare.textContent = this.showsOriginal ? `Back to ${made}` : "Original";
     this.press();
     this.progress();
   }
 
   /** Mark the thumbnail of what the player shows and bring it into sight within its strip. */
   press() {
-    const chosen = this.thumbs[this.showsOriginal ? 0 : selected + 1];
+    const chosen = this.thumbs.get(this.showsOriginal ? "original" : this.clip);
     for (const button of this.strip.querySelectorAll("button")) button.setAttribute("aria-pressed", Boolean(chosen && chosen.contains(button)));
     if (chosen) this.strip.scrollTo({ left: chosen.offsetLeft - this.strip.offsetLeft - this.strip.clientWidth / 2 + 50, top: chosen.offsetTop - this.strip.offsetTop - 60 });
   }
@@ -166,9 +189,8 @@ class Row {
     this.tour.textContent = mine && touring ? "Stop at this step" : "Play all steps";
     this.seek.value = share;
     this.time.textContent = mine && audio.duration ? `${audio.currentTime.toFixed(1)} / ${clock(audio.duration)}` : "";
-    const [left, top, right, bottom] = this.clip?.picture.plot || [0, 0, 1, 1];
     this.head.hidden = !mine || this.image.hidden;
-    Object.assign(this.head.style, { left: `${100 * (left + share * (right - left))}%`, top: `${100 * top}%`, bottom: `${100 * (1 - bottom)}%` });
+    placeHead(this.head, this.clip, share);
   }
 }
 
@@ -223,14 +245,14 @@ function choose(index, row = null) {
 /** Play one row's clips of all steps, one after the other. */
 function startTour(row) {
   if (touring && active === row) { touring = false; return row.progress(); }
-  choose(row.spec.clips.findIndex(Boolean), row);
+  choose(row.own()[0], row);
   touring = true;
   row.progress();
 }
 
 function nextOfTour() {
-  const next = touring ? active.spec.clips.findIndex((clip, i) => clip && i > selected) : -1;
-  if (next < 0) { touring = false; return active && active.progress(); }
+  const next = touring ? active.own().find((i) => i > selected) : undefined;
+  if (next === undefined) { touring = false; return active && active.progress(); }
   const row = active;
   choose(next, row);
   touring = true;
@@ -239,7 +261,8 @@ function nextOfTour() {
 
 function follow() {
   if (active) active.progress();
-  if (!audio.paused) requestAnimationFrame(follow);
+  cancelAnimationFrame(frame);
+  if (!audio.paused) frame = requestAnimationFrame(follow);
 }
 
 function listenToPlayer() {
@@ -260,7 +283,7 @@ function listenToPlayer() {
 /** Keys that move nothing else on the page: they act in the demos, or after something has been played and nothing else has the focus. */
 function demoKey(event) {
   const inside = $("listen").contains(event.target), loose = event.target === document.body && active;
-  if (event.ctrlKey || event.metaKey || event.altKey || !(inside || loose)) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || $("ab").open || !(inside || loose)) return;
   const control = event.target.closest("input, a, button");
   if (control && (control.matches("input") || event.key === " ")) return;
   const row = active || rows[0], beside = (way) => rows[clamp(rows.indexOf(row) + (active ? way : 0), 0, rows.length - 1)];
@@ -270,6 +293,7 @@ function demoKey(event) {
     ArrowRight: () => choose(selected + 1),
     o: () => row.toggleOriginal(),
     a: () => startTour(row),
+    x: () => soundsOf(row).length > 1 && compareSounds(row),
     j: () => goTo(beside(1)),
     k: () => goTo(beside(-1)),
   }[event.key];
@@ -289,7 +313,9 @@ function rowsOf(group) {
   const isOriginal = (row) => row.kind === "original";
   const made = group.rows.filter((row) => !isOriginal(row)), originals = group.rows.filter(isOriginal);
   if (!made.length) return originals.map((row) => new Row(row, null, group.title));
-  return [...made.map((row) => new Row(row, originals[0] || null, group.title)), ...originals.slice(1).map((row) => new Row(row, null, group.title))];
+  const found = [...made.map((row) => new Row(row, originals[0] || null, group.title)), ...originals.slice(1).map((row) => new Row(row, null, group.title))];
+  for (const row of found) if (row.spec.line !== undefined) row.peers = found.filter((peer) => peer.spec.line === row.spec.line);
+  return found;
 }
 
 function embeddingInWords() {
@@ -314,7 +340,7 @@ function showDemos() {
     rows.find((row) => row.node === entry.target).wake();
     seen.unobserve(entry.target);
   }), { rootMargin: "600px" });
-  for (const group of groups) $("groups").append(el("article", { class: "group" }, el("h3", {}, group.title || "untitled"), ...rowsOf(group).map((row) => row.node)));
+  for (const group of groups) $("groups").append(el("article", { class: "group" }, el("h3", {}, group.title || "untitled"), el("div", { class: "rows" }, ...rowsOf(group).map((row) => row.node))));
   rows.forEach((row) => seen.observe(row.node));
   listenToPlayer();
   document.addEventListener("keydown", demoKey);

@@ -20,7 +20,7 @@ from typing import Any
 
 from stable_audio_tools.report.media import Media
 
-SHARED = ("base.js", "curves.js", "ab.js", "demos.js")
+SHARED = ("base.js", "curves.js", "demos.js", "ab.js")
 
 
 def document(title: str, content: str, *, scripts: Iterable[str], data: Mapping[str, Any], media: Iterable[Media]) -> str:
