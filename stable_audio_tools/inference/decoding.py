@@ -1,4 +1,4 @@
-"""A model's latents or tokens to audio, long ones in chunks; see `long_audio`.
+"""Audio to a model's latents, and latents or tokens to audio, in chunks where it is long; see `long_audio`.
 
 B batch, C channels, K codebooks, T latent frames.
 """
@@ -31,7 +31,17 @@ def decode_latents(pretransform: Pretransform, latents: Tensor, sample_rate: int
     check_chunkable(pretransform, chunked)
     ratio = pretransform.downsampling_ratio
     sides = partial(reach, pretransform.decode, latents, frame_in=1, frame_out=ratio)
-    return mapped(pretransform.decode, latents, _chunks(pretransform, latents, sample_rate, chunked, sides), frame_in=1, frame_out=ratio)
+    return mapped(
+        pretransform.decode, latents, _chunks(pretransform, latents.shape[-1], sample_rate, chunked, sides), frame_in=1, frame_out=ratio
+    )
+
+
+def encode_audio(pretransform: Pretransform, audio: Tensor, sample_rate: int) -> Tensor:
+    """Latents (B, C, T) of audio (B, C, samples), in chunks where it is long."""
+    ratio = pretransform.downsampling_ratio
+    sides = partial(reach, pretransform.encode, audio, frame_in=ratio, frame_out=1)
+    chunks = _chunks(pretransform, audio.shape[-1] // ratio, sample_rate, None, sides)
+    return mapped(pretransform.encode, audio, chunks, frame_in=ratio, frame_out=1)
 
 
 def decode_tokens(
@@ -40,13 +50,14 @@ def decode_tokens(
     """Audio (B, C, samples) of tokens (B, K, T), with noise that a bottleneck adds out of each item's own stream; see `decode_latents`."""
     ratio = pretransform.downsampling_ratio
     if not isinstance(pretransform, AutoencoderPretransform) or pretransform.model.bottleneck is None:
-        chunks = _chunks(pretransform, tokens, sample_rate, chunked, lambda: None)
+        chunks = _chunks(pretransform, tokens.shape[-1], sample_rate, chunked, lambda: None)
         return mapped(pretransform.decode_tokens, tokens, chunks, frame_in=1, frame_out=ratio)
     autoencoder, weight = pretransform.model, next(pretransform.parameters())
     latents = each_isolated(pretransform.model.bottleneck.decode_tokens, tokens, streams, weight.device).to(weight)
     function = partial(autoencoder.decode, skip_bottleneck=True, iterate_batch=pretransform.iterate_batch)
     sides = partial(reach, function, latents, frame_in=1, frame_out=ratio)
-    return mapped(function, latents, _chunks(pretransform, latents, sample_rate, chunked, sides), frame_in=1, frame_out=ratio)
+    chunks = _chunks(pretransform, latents.shape[-1], sample_rate, chunked, sides)
+    return mapped(function, latents, chunks, frame_in=1, frame_out=ratio)
 
 
 def check_chunkable(pretransform: Pretransform | None, chunked: bool | None) -> None:
@@ -61,9 +72,9 @@ def _has_network(pretransform: Pretransform | None) -> bool:
 
 
 def _chunks(
-    pretransform: Pretransform, x: Tensor, sample_rate: int, chunked: bool | None, sides: Callable[[], int | None]
+    pretransform: Pretransform, frames: int, sample_rate: int, chunked: bool | None, sides: Callable[[], int | None]
 ) -> Chunks | None:
     """None: as the pretransform does by itself."""
     if chunked is False or not _has_network(pretransform) or (chunked is None and getattr(pretransform, "chunked", False)):
         return None
-    return chunks_of(x.shape[-1], sample_rate / pretransform.downsampling_ratio, sides, chunk_s=CHUNK_S if chunked else None)
+    return chunks_of(frames, sample_rate / pretransform.downsampling_ratio, sides, chunk_s=CHUNK_S if chunked else None)

@@ -9,7 +9,7 @@ B batch, C channels, T audio samples or latent frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ def reconstruct(
     audio: GivenAudio,
     *,
     steps: int | None = None,
-    seed: int = -1,
+    seed: int | Sequence[int] = -1,
     num_quantizers: int | None = None,
     latent_noise: float = 0.0,
     chunk_s: float | None = None,
@@ -45,7 +45,7 @@ def reconstruct(
         model: an autoencoder, or a diffusion autoencoder.
         audio: (sample rate in Hz, audio (T,), (C, T) or (B, C, T)); it is resampled and its channels are converted as needed.
         steps: sampler steps of a diffusion autoencoder; default 100.
-        seed: of all that is random, -1 for a fresh one, which is logged.
+        seed: of all that is random, -1 for a fresh one, which is logged. A sequence gives each item its own, as if it were alone.
         num_quantizers: use the first so many codebooks alone; default all.
         latent_noise: standard deviation of noise that is added to the latents.
         chunk_s: seconds that each chunk adds; default: audio longer than a minute in chunks of 20 s, other audio in one.

@@ -276,7 +276,7 @@ def test_metadata_are_only_read(model):
             {"init_audio": (8000, torch.zeros(2, 1, 9))},
             r"init_audio has shape \(2, 1, 9\), expected \(C, T\), or \(B, C, T\) with B = 1 or 3",
         ),
-        ({"init_audio": (8000, torch.zeros(9))}, r"init_audio has shape \(9,\), expected"),
+        ({"init_audio": (8000, torch.zeros(1, 1, 1, 9))}, r"init_audio has shape \(1, 1, 1, 9\), expected"),
     ],
     ids=str,
 )

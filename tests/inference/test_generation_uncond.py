@@ -50,7 +50,7 @@ def test_recorded_samples_are_met_from_the_recorded_noise(name, monkeypatch):
     reference = load_reference(f"tiny_uncond_{name}")
     model = create_model_from_config(reference.config).eval()
     fill(model, reference)
-    monkeypatch.setattr("stable_audio_tools.inference.generation.noise_like", lambda x, generators: reference["in.x"])
+    monkeypatch.setattr("stable_audio_tools.inference.job.noise_like", lambda x, generators: reference["in.x"])
     made = generate_diffusion_uncond(model, 4, reference["in.x"].shape[0], reference["in.x"].shape[-1], seed=0)
     assert_matches(made, reference["out.v_ddim_eta0_steps4"])
 
@@ -119,7 +119,7 @@ def test_random_numbers_and_modes_stay_as_they_were(model):
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"seed": [1, 2, 3]}, "3 seeds for 2 items; give one for each"),
         ({"init_noise_level": 0.5}, "init_noise_level is 0.5 but there is no init_audio"),
-        ({"init_audio": (8000, torch.zeros(9)), "init_noise_level": 0.5}, r"init_audio has shape \(9,\), expected"),
+        ({"init_audio": (8000, torch.zeros(1, 1, 1, 9)), "init_noise_level": 0.5}, r"init_audio has shape \(1, 1, 1, 9\), expected"),
         ({"device": "meta"}, "device is meta but the model is on cpu"),
         ({"sample_rate": 1}, "sample_rate is 1 but the model's is 8000"),
     ],

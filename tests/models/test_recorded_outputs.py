@@ -163,7 +163,7 @@ def test_generation_from_the_recorded_noise_makes_the_recorded_audio(name, sampl
     model = create_model_from_config(reference.config).eval()
     fill(model, reference)
     noise = torch.randn(2, model.io_channels, reference["in.x"].shape[-1], generator=torch.Generator().manual_seed(42))
-    monkeypatch.setattr("stable_audio_tools.inference.generation.noise_like", lambda x, generators: noise)
+    monkeypatch.setattr("stable_audio_tools.inference.job.noise_like", lambda x, generators: noise)
     given = {"conditioning_tensors": conditions(model, reference, {}), "batch_size": 2, "sample_size": reference.config["sample_size"]}
     made = generate_diffusion_cond(model, 4, 3.0, **given, sampler_type=sampler, seed=0)
     assert_matches(made, reference[f"seeded.generate_{sampler}_steps4_seed42_cfg3"])

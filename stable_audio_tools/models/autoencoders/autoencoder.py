@@ -207,9 +207,7 @@ class AudioAutoencoder(nn.Module):
         decode = partial(self.decode, skip_bottleneck=skip_bottleneck, iterate_batch=iterate_batch)
         if not chunked:
             return decode(latents)
-        # Where chunks differ, as those of attention do, a seam is a change over one frame and not a click.
-        sizes = {"frame_in": 1, "frame_out": self.downsampling_ratio, "chunk_size": chunk_size, "overlap": overlap}
-        return map_chunks(decode, latents, fade=self.downsampling_ratio if overlap > 1 else 0, **sizes)
+        return map_chunks(decode, latents, frame_in=1, frame_out=self.downsampling_ratio, chunk_size=chunk_size, overlap=overlap)
 
     @torch.no_grad()
     def tokenize(
