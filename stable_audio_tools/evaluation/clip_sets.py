@@ -20,6 +20,11 @@ class Clip:
     sample_rate: int
     name: str = ""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can be measured: it has samples, and all are finite."""
+        return self.audio.numel() > 0 and bool(self.audio.isfinite().all())
+
 
 Clips = Sequence[Clip]
 """May be walked through more than once, and may make its clips anew each time."""

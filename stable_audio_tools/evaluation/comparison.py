@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from .bootstrap import Bootstrap
 from .clip_sets import Clips
 from .embedded import Embedded, embed_clips, loudness_rule
-from .embedders.base import Embedder
+from .embedders.base import Embedder, RatingEmbedder, TextEmbedder
 
-Need = Literal["reference", "pairs", "prompts", "training"]
+Need = Literal["reference", "pairs", "prompts", "training", "embedder", "text_embedder", "rating_embedder"]
 NEEDS: Mapping[Need, str] = {
     "reference": "real clips to compare with",
     "pairs": "the original of each clip",
     "prompts": "the prompt of each clip",
     "training": "the clips that the model was trained on",
+    "embedder": "an embedder",
+    "text_embedder": "an embedder that knows text, such as clap",
+    "rating_embedder": "an embedder that rates, such as audiobox_aesthetics",
 }
 
 
@@ -50,6 +53,9 @@ class Comparison:
             raise ValueError("paired clips need one original each")
         if self.prompts is not None and len(self.prompts) != len(self.generated):
             raise ValueError(f"{len(self.prompts)} prompts for {len(self.generated)} clips")
+        names = [embedder.name for embedder in self.embedders]
+        if len(set(names)) < len(names):
+            raise ValueError(f"embedders {', '.join(names)}: measures are named after them, so their names must differ")
 
     @property
     def needs_met(self) -> frozenset[Need]:
@@ -58,8 +64,19 @@ class Comparison:
             "pairs": self.paired,
             "prompts": self.prompts is not None,
             "training": self.training is not None,
+            "embedder": bool(self.embedders),
+            "text_embedder": bool(self.text_embedders),
+            "rating_embedder": bool(self.rating_embedders),
         }
         return frozenset(need for need, met in there.items() if met)
+
+    @property
+    def text_embedders(self) -> list[TextEmbedder]:
+        return [cast(TextEmbedder, embedder) for embedder in self.embedders if hasattr(embedder, "embed_texts")]
+
+    @property
+    def rating_embedders(self) -> list[RatingEmbedder]:
+        return [cast(RatingEmbedder, embedder) for embedder in self.embedders if hasattr(embedder, "axes")]
 
     def embedded(self, part: Literal["generated", "reference"], embedder: Embedder) -> Embedded:
         """The vectors of one part, whose clips must be there."""

@@ -20,10 +20,10 @@ from .embedders.base import Embedder
 
 @dataclass(frozen=True)
 class Embedded:
-    """vectors: (N, D) float32 of the clips that can be measured. names: of these. left_out: clips that are empty or not finite."""
+    """vectors: (N, D) float32 of the clips that can be measured. places: of these in their set. left_out: clips empty or not finite."""
 
     vectors: Tensor
-    names: tuple[str, ...]
+    places: tuple[int, ...]
     left_out: int
 
 
@@ -33,14 +33,12 @@ def embed_clips(embedder: Embedder, clips: Clips, loudness: float | None = None)
     Args:
         loudness: LUFS that each clip is brought to first; None: as it is.
     """
-    vectors, names, left_out = [], [], 0
-    for clip in clips:
-        if clip.audio.numel() and bool(torch.isfinite(clip.audio).all()):
+    vectors, places = [], []
+    for place, clip in enumerate(clips):
+        if clip.is_whole:
             vectors.append(embedder.embed(prepared(clip, embedder.sample_rate, loudness)))
-            names.append(clip.name)
-        else:
-            left_out += 1
-    return Embedded(torch.stack(vectors) if vectors else torch.zeros(0, 1), tuple(names), left_out)
+            places.append(place)
+    return Embedded(torch.stack(vectors) if vectors else torch.zeros(0, 1), tuple(places), len(clips) - len(places))
 
 
 def prepared(clip: Clip, sample_rate: int, loudness: float | None = None) -> Tensor:

@@ -12,19 +12,15 @@ from torch import Tensor
 
 from stable_audio_tools.diffusion.seeds import generator_for
 
-from .bootstrap import Bootstrap
 from .comparison import Comparison
 from .embedders.base import Embedder
 from .frechet import extrapolated, frechet_of, gaussian
 from .kernel_distance import Kernel, gaussian_kernel, kernel_distance, polynomial
 from .measure import Measure
+from .two_sets import SMALLEST, Resampled, between
 
-SMALLEST = 2  # clips of a set; fewer have no spread
 FRACTIONS = 1 / torch.linspace(1, 4, 12, dtype=torch.float64)  # chosen: of the set, evenly spaced in 1 / N, where the line is read
-_DEALS, _THINNING = 2, 3  # random streams beside those of the bootstrap
-
-Resampled = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Two sets (N, D), (M, D) and counts (R, N), (R, M) to (R,) distances."""
+_THINNING = 3  # a random stream beside those of the bootstrap and of dealing
 
 
 def frechet(comparison: Comparison) -> list[Measure]:
@@ -67,16 +63,8 @@ def _each(comparison: Comparison, metric: str, resampled: Resampled, recipe: dic
 def _distance(
     comparison: Comparison, embedder: Embedder, metric: str, resampled: Resampled, recipe: dict[str, Any], least: float
 ) -> Measure:
-    name, bootstrap = f"{metric}_{embedder.name}", comparison.bootstrap
-    first, second = _sets(comparison, embedder)
-    full = {**comparison.recipe_of(embedder), **recipe, **_sizes(comparison, embedder), **bootstrap.recipe}
-    n = min(len(first), len(second))
-    if n < SMALLEST:
-        return Measure(name, math.nan, math.nan, math.nan, n, full, "lower")
-    value = float(resampled(first, second, first.new_ones(1, len(first)), second.new_ones(1, len(second))))
-    low, high = bootstrap.interval(value, resampled(first, second, *bootstrap.two_counts(len(first), len(second))), n)
-    dealt = _dealt(first, second, resampled, bootstrap)
-    return Measure(name, value, max(least, low), high, n, full, "lower", same_source=dealt)
+    full = {**comparison.recipe_of(embedder), **recipe, **_sizes(comparison, embedder)}
+    return between(f"{metric}_{embedder.name}", *_sets(comparison, embedder), resampled, comparison.bootstrap, full, least=least)
 
 
 def _sets(comparison: Comparison, embedder: Embedder) -> tuple[Tensor, Tensor]:
@@ -96,23 +84,13 @@ def _order(rows: Tensor) -> Tensor:
 
 def _sizes(comparison: Comparison, embedder: Embedder) -> dict[str, Any]:
     generated, reference = (comparison.embedded(part, embedder) for part in ("generated", "reference"))
-    sizes: dict[str, Any] = {"generated": len(generated.names), "reference": len(reference.names), "dimensions": generated.vectors.shape[1]}
+    sizes: dict[str, Any] = {"generated": len(generated.places), "reference": len(reference.places)}
+    sizes["dimensions"] = generated.vectors.shape[1]
     if left_out := generated.left_out + reference.left_out:
         sizes["left_out"] = left_out
     if min(sizes["generated"], sizes["reference"]) <= sizes["dimensions"]:
         sizes["note"] = "fewer clips than dimensions: compare with numbers of as many clips only"
     return sizes
-
-
-def _dealt(first: Tensor, second: Tensor, resampled: Resampled, bootstrap: Bootstrap) -> tuple[float, float]:
-    """The 95 % range of the distance where the clips of both sets are dealt out to two sets of these sizes at random."""
-    rows, generator = torch.cat((first, second)), generator_for(bootstrap.seed, _DEALS)
-    dealt = torch.zeros(bootstrap.resamples, len(rows), dtype=rows.dtype)
-    for row in dealt:
-        row[torch.randperm(len(rows), generator=generator)[: len(first)]] = 1
-    distances = resampled(rows, rows, dealt, 1 - dealt)
-    low, high = torch.quantile(distances, torch.tensor([0.025, 0.975], dtype=rows.dtype)).tolist()
-    return low, high
 
 
 def _frechet_resampled(first: Tensor, second: Tensor, counts: Tensor, other_counts: Tensor) -> Tensor:

@@ -14,10 +14,11 @@ import configs
 
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.configs.parse import validate
+from stable_audio_tools.evaluation.pair_scores import si_sdr
 from stable_audio_tools.nn.filters import mel_filterbank
 from stable_audio_tools.training.config import parse_run_config
 from stable_audio_tools.training.losses import metrics
-from stable_audio_tools.training.losses.metrics import EvaluationConfig, pesq_score, si_sdr
+from stable_audio_tools.training.losses.metrics import EvaluationConfig, pesq_score
 
 has_pesq = pytest.mark.skipif(importlib.util.find_spec("pesq") is None, reason="the package pesq is not installed")
 

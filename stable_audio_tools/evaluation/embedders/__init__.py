@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 from torch import nn
 
@@ -50,7 +52,43 @@ def _latents(request: Request) -> Embedder:
     return embedder
 
 
-EMBEDDERS: dict[str, Build] = {"log_mel": _log_mel, "latents": _latents}
+def _clap(request: Request) -> Embedder:
+    from .clap import CLAPEmbedder
+
+    return CLAPEmbedder(_file(request, "clap", "a checkpoint of LAION's CLAP, or a folder of one from the hub"), request.device)
+
+
+def _panns(request: Request) -> Embedder:
+    from .panns import PANNsEmbedder
+
+    return PANNsEmbedder(_file(request, "panns", "the authors' Cnn14_mAP=0.431.pth"), request.device)
+
+
+def _audiobox(request: Request) -> Embedder:
+    from .audiobox import AudioboxAesthetics
+
+    name = "audiobox_aesthetics"
+    if find_spec(name) is None:
+        raise _problem(name, f"needs the package {name}, which is not installed", "pip install audiobox-aesthetics")
+    return AudioboxAesthetics(_file(request, name, "the authors' checkpoint.pt"))
+
+
+def _file(request: Request, name: str, what: str) -> str:
+    """The path that was named, which must be there: nothing is downloaded."""
+    if request.path is None:
+        raise _problem(name, "its weights are not named, and nothing is downloaded", f"name them: {name}:PATH, {what}")
+    if not Path(request.path).exists():
+        raise _problem(name, f"there is no {request.path}", f"give the path of {what}")
+    return request.path
+
+
+EMBEDDERS: dict[str, Build] = {
+    "log_mel": _log_mel,
+    "latents": _latents,
+    "clap": _clap,
+    "panns": _panns,
+    "audiobox_aesthetics": _audiobox,
+}
 
 
 def register_embedder(name: str, build: Build) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -39,6 +40,19 @@ class TextEmbedder(Embedder, Protocol):
         ...
 
 
+class RatingEmbedder(Embedder, Protocol):
+    """An embedder whose dimensions are ratings, more is better. axes: their names, as in names of measures."""
+
+    @property
+    def axes(self) -> tuple[str, ...]: ...
+
+
 def recipe_hash(values: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that change with any of the plain JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def file_hash(path: Path) -> str:
+    """Twelve hexadecimal digits of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

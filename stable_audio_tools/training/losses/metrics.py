@@ -11,15 +11,12 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from stable_audio_tools.audio.resample import resample
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.parse import validate
-from stable_audio_tools.nn.exact import at_least_single
+from stable_audio_tools.evaluation.pair_scores import PESQ_RATES, PESQ_SECONDS, pesq_of_channels, si_sdr
 from stable_audio_tools.nn.reconstruction import WINDOWS, MultiResolutionSTFT, SpectralParams
 
-PESQ_RATES = {16000: "wb", 8000: "nb"}  # ITU-T P.862.2, wideband, and P.862, narrowband
-PESQ_SECONDS = 0.25  # the shortest signal of P.862
 PLURAL = {"fft_sizes": "fft_size", "hop_sizes": "hop_size", "win_lengths": "win_length"}
 
 
@@ -180,37 +177,12 @@ def _of_channels(loss: nn.Module, target: Tensor, estimate: Tensor) -> Tensor:
     return loss(target.flatten(0, 1)[:, None], estimate.flatten(0, 1)[:, None])["mrstft"]
 
 
-def si_sdr(target: Tensor, estimate: Tensor, *, zero_mean: bool = True, eps: float = 1e-8) -> Tensor:
-    """Scale-invariant signal-to-distortion ratio of each signal (..., T), in dB (...): how much of the estimate is the target."""
-    target, estimate = at_least_single(target), at_least_single(estimate)
-    if zero_mean:
-        target, estimate = target - target.mean(-1, keepdim=True), estimate - estimate.mean(-1, keepdim=True)
-    gain = (estimate * target).sum(-1, keepdim=True) / (target.square().sum(-1, keepdim=True) + eps)
-    signal = gain * target
-    distortion = (estimate - signal).square().sum(-1)
-    return 10 * torch.log10(signal.square().sum(-1) / (distortion + eps) + eps)
-
-
 def pesq_score(target: Tensor, estimate: Tensor, sample_rate: int) -> Score:
     """Mean PESQ over clips and channels of (B, C, T); channels without an utterance have none and are left out.
 
     Raises:
         ModuleNotFoundError: the package pesq is not installed.
     """
-    from pesq import NoUtterancesError, pesq
-
-    rate = max((rate for rate in PESQ_RATES if rate <= sample_rate), default=min(PESQ_RATES))
-    values = []
-    for original, copy in zip(_waveforms(target, sample_rate, rate), _waveforms(estimate, sample_rate, rate), strict=True):
-        try:
-            values.append(pesq(rate, original, copy, PESQ_RATES[rate]))
-        except NoUtterancesError:
-            continue
+    values = [value for pair in zip(target, estimate, strict=True) for value in pesq_of_channels(*pair, sample_rate)]
     mean = sum(values) / max(1, len(values))
     return Score(target.new_tensor(mean, dtype=torch.float32), len(values))
-
-
-def _waveforms(audio: Tensor, sample_rate: int, rate: int) -> Iterator[Any]:
-    """Each channel of each clip as a numpy array at `rate` Hz."""
-    for clip in audio:
-        yield from resample(clip, sample_rate, rate).float().cpu().numpy()
