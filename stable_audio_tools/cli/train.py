@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "run"]
 
+LESS_IS_BETTER = ("loss", "/frechet", "/kernel", "/kad")  # in names of metrics
+
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
@@ -38,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     import_plugins(options["plugins"])
     settings = _settings(options, _resume_command(args, options))
     data = _data(options)
-    settings = replace(settings, goal=_goal(options, validates=data.validates))
+    evaluates = settings.config.training.evaluation is not None
+    settings = replace(settings, goal=_goal(options, validates=data.validates, evaluates=evaluates))
     machine = _machine(options, settings.config.training)
     with _matmul_precision(options["matmul_precision"]):
         data.build(settings.config)
@@ -112,28 +115,32 @@ def _data(options: Mapping[str, Any]) -> AudioDataModule:
     )
 
 
-def _goal(options: Mapping[str, Any], *, validates: bool) -> Goal | None:
-    """What validation is watched for.
+def _goal(options: Mapping[str, Any], *, validates: bool, evaluates: bool) -> Goal | None:
+    """What validation, or evaluation, is watched for.
 
     Raises:
         ConfigError: options that can have no effect, or do not say what is better.
     """
-    from stable_audio_tools.training.monitor import Goal
+    from stable_audio_tools.training.monitor import EVALUATED, Goal
 
+    metric = options["monitor"] or Goal.metric
     asked = [name for name in ("monitor", "monitor_mode", "early_stopping_patience", "early_stopping_min_delta") if options[name]]
-    if asked and not (validates and options["val_every"]):
+    if metric.startswith(EVALUATED) and not evaluates:
+        fix = 'add "evaluation": {"every": 1000} to the training section of the model config'
+        raise ConfigError([Problem((), "is about evaluation, which this run has not", fix)], f"--monitor {metric}")
+    measured = metric.startswith(EVALUATED) or (validates and options["val_every"] > 0)
+    if asked and not measured:
         fix = "set --val-every above 0" if validates else "give --val-dataset-config"
         raise ConfigError([Problem((), "is about validation, which this run has not", fix)], _flags(asked))
     if asked and not (options["save_best"] or options["early_stopping_patience"]):
         raise ConfigError([Problem((), "has no effect", "set --save-best or --early-stopping-patience above 0")], _flags(asked))
     if options["early_stopping_min_delta"] and not options["early_stopping_patience"]:
         raise ConfigError([Problem((), "has no effect", "set --early-stopping-patience above 0")], "--early-stopping-min-delta")
-    if not (validates and options["val_every"] and (options["save_best"] or options["early_stopping_patience"])):
+    if not (measured and (options["save_best"] or options["early_stopping_patience"])):
         return None
-    metric = options["monitor"] or Goal.metric
-    if not metric.startswith(("val/", "train/")):
-        raise ConfigError([Problem((), "names of metrics begin with val/ or train/", "val/loss is one")], f"--monitor {metric}")
-    if not options["monitor_mode"] and "loss" not in metric:
+    if not metric.startswith(("val/", "train/", EVALUATED)):
+        raise ConfigError([Problem((), "names of metrics begin with val/, train/ or eval/", "val/loss is one")], f"--monitor {metric}")
+    if not options["monitor_mode"] and not any(word in metric for word in LESS_IS_BETTER):
         raise ConfigError([Problem((), "is less of it better, or more?", "say --monitor-mode min or max")], f"--monitor {metric}")
     waiting = {"patience": options["early_stopping_patience"], "min_delta": options["early_stopping_min_delta"]}
     return Goal(metric, options["monitor_mode"] or "min", options["save_best"], **waiting)

@@ -123,7 +123,8 @@ def _check_settings(model: AudioAutoencoder, steps: int | None, num_quantizers: 
 def _encoded(model: AudioAutoencoder, clips: Tensor, chunk_s: float | None) -> Tensor:
     """The encoder's output (B, C, frames)."""
     ratio = model.downsampling_ratio
-    length = -(-clips.shape[-1] // _multiple(model)) * _multiple(model)
+    least = model.min_samples if isinstance(model, DiffusionAutoencoder) else 1
+    length = -(-max(clips.shape[-1], least) // _multiple(model)) * _multiple(model)
     audio = cut_or_padded(clips, length).to(weight_of(model))
     function = partial(model.encode, skip_bottleneck=True)
     chunks = _chunks(model, length // ratio, chunk_s, lambda: reach(function, audio, frame_in=ratio, frame_out=1))

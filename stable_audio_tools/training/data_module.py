@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from stable_audio_tools.configs.base import StrictModel
-from stable_audio_tools.configs.errors import ConfigError
+from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.parse import read_json
 from stable_audio_tools.data.buckets import ANY_LENGTH
 from stable_audio_tools.data.dataset import create_dataloader_from_config, parse_dataset_config
@@ -18,11 +18,13 @@ from stable_audio_tools.data.metadata_module import require_permission
 from stable_audio_tools.data.needs import check_needs
 from stable_audio_tools.training.clip_lengths import clip_lengths
 from stable_audio_tools.training.config import AnyRun, parse_run_config
+from stable_audio_tools.training.evaluation import PeriodicEvaluationConfig
 from stable_audio_tools.training.latent_data import check_encoder, check_form, check_shape
 from stable_audio_tools.training.metadata_needs import metadata_needs
 from stable_audio_tools.training.stored_texts import recall_texts
 
 DEMO_BATCH_SIZE = 8
+EVALUATION = ("training", "evaluation")
 DatasetSource = Mapping[str, Any] | str | os.PathLike[str] | StrictModel
 
 
@@ -60,6 +62,7 @@ class AudioDataModule(pl.LightningDataModule):
         self._train: AudioLoader | None = None
         self._validation: AudioLoader | None = None
         self._test: AudioLoader | None = None
+        self._evaluation: AudioLoader | None = None
 
     def _parsed(self, given: DatasetSource) -> Any:
         config = parse_dataset_config(given)
@@ -92,10 +95,41 @@ class AudioDataModule(pl.LightningDataModule):
             self._validation = self._loader(run, self.val_config, workers, shuffle=False)
         if stage == "test" and self.test_config is not None:
             self._test = self._loader(run, self.test_config, workers, shuffle=False)
+        if stage == "fit" and run.training.evaluation is not None:
+            self._evaluation = self._evaluated(run, run.training.evaluation)
 
-    def _loader(self, run: AnyRun, config: Any, workers: int, *, shuffle: bool) -> AudioLoader:
-        check_form(run, config)
-        loader = create_dataloader_from_config(
+    def _evaluated(self, run: AnyRun, asked: PeriodicEvaluationConfig) -> AudioLoader:
+        """What `training.evaluation` compares with: its own data, which are audio, or those of validation.
+
+        Raises:
+            ConfigError: there are none, or fewer than it asks for.
+        """
+        source = self._validation if asked.dataset is None else self._named(run, asked.dataset)
+        if source is None:
+            fix = "give --val-dataset-config, or name a dataset config as training.evaluation.dataset"
+            raise ConfigError(
+                [Problem(EVALUATION, "there is nothing to compare with: the run has no validation data", fix)], "model config"
+            )
+        found = len(source.dataset)  # type: ignore[arg-type]
+        if asked.num_clips is not None and found < asked.num_clips:
+            message, fix = f"num_clips is {asked.num_clips}, and the data have {found}", f"set it to {found}, or name more data"
+            raise ConfigError([Problem((*EVALUATION, "num_clips"), message, fix)], "model config")
+        return AudioLoader(source.dataset, asked.batch_size, seed=self.seed, shuffle=False, grid=source.grid, rank=0, world_size=1)
+
+    def _named(self, run: AnyRun, path: str) -> AudioLoader:
+        """The data of a dataset config file."""
+        config = self._parsed(path)
+        if config.dataset_type == "pre_encoded" or getattr(config, "pre_encoded", False):
+            problem = Problem(
+                (*EVALUATION, "dataset"), "these data are latents, and evaluations compare audio", "name a dataset of audio", path
+            )
+            raise ConfigError([problem], "model config")
+        loader = self._audio_loader(run, config, 0, shuffle=False)
+        check_needs(loader.dataset, metadata_needs(run))
+        return loader
+
+    def _audio_loader(self, run: AnyRun, config: Any, workers: int, *, shuffle: bool) -> AudioLoader:
+        return create_dataloader_from_config(
             config,
             self.batch_size,
             run.sample_size,
@@ -107,6 +141,10 @@ class AudioDataModule(pl.LightningDataModule):
             grid=clip_lengths(run) if getattr(config, "variable_length", False) else ANY_LENGTH,
             allow_code=self.allow_code,
         )
+
+    def _loader(self, run: AnyRun, config: Any, workers: int, *, shuffle: bool) -> AudioLoader:
+        check_form(run, config)
+        loader = self._audio_loader(run, config, workers, shuffle=shuffle)
         check_shape(run, loader.dataset)
         check_needs(loader.dataset, metadata_needs(run))
         return loader
@@ -167,6 +205,10 @@ class AudioDataModule(pl.LightningDataModule):
         """Batches for demos, of validation data where there are any; the same at every pass."""
         source = self._validation if self._validation is not None else self._built()
         return AudioLoader(source.dataset, DEMO_BATCH_SIZE, seed=self.seed, shuffle=False, grid=source.grid, rank=0, world_size=1)
+
+    def evaluation_clips(self) -> AudioLoader | None:
+        """Batches for `training.evaluation`, the same at every pass; None: it is not asked for."""
+        return self._evaluation
 
     def _built(self) -> AudioLoader:
         if self._train is None:

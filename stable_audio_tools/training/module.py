@@ -246,10 +246,14 @@ class TrainingModule(pl.LightningModule):
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Send scalars to every logger at this train step, and to Lightning's own table, which monitors read."""
-        for logger in self.loggers:
-            logger.log_metrics(dict(metrics), step=self.train_step)
+        self.send_metrics(metrics)
         if self.trainer.training and not self.trainer.validating:
             self.log_dict(dict(metrics), logger=False)
+
+    def send_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Send scalars to every logger at this train step."""
+        for logger in self.loggers:
+            logger.log_metrics(dict(metrics), step=self.train_step)
 
     def check_weights(self) -> None:
         """Before weights are saved: gradients may have been finite where the weights they led to are not.
@@ -292,8 +296,7 @@ class TrainingModule(pl.LightningModule):
         if self.interrupted:
             return
         means = {name: float(value) for name, value in self.trainer.callback_metrics.items() if name.startswith("val/")}
-        for logger in self.loggers:
-            logger.log_metrics(means, step=self.train_step)
+        self.send_metrics(means)
 
     # checkpoints
 

@@ -1,4 +1,4 @@
-"""One metric, watched at each validation: the best weights are kept, and a run that no longer gets better ends.
+"""One metric, watched at each validation or evaluation: the best weights are kept, and a run that no longer gets better ends.
 
 All state is the metric's history. It is in every checkpoint, and in `monitor.json` beside them, since a checkpoint of the step at
 which validation is due is written before that validation.
@@ -24,6 +24,7 @@ from stable_audio_tools.training.run_folder import write_json
 
 log = logging.getLogger(__name__)
 
+EVALUATED = "eval/"  # what names of metrics begin with that evaluations measure, and not validations
 Mode = Literal["min", "max"]
 History = dict[int, float]
 """Train step to the metric's value there."""
@@ -35,7 +36,7 @@ class Goal:
 
     metric: its name in `metrics.csv`. mode: whether less or more of it is better.
     save_best: checkpoints to keep for being the best; 0: none.
-    patience: validations in a row without a new best after which the run ends; 0: it goes on.
+    patience: validations, or evaluations, in a row without a new best after which the run ends; 0: it goes on.
     min_delta: by how much a new best has to be better, to count as one for the patience.
     """
 
@@ -44,6 +45,11 @@ class Goal:
     save_best: int = 1
     patience: int = 0
     min_delta: float = 0.0
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether evaluations measure it, and not validations."""
+        return self.metric.startswith(EVALUATED)
 
     def rank(self, value: float) -> float:
         """A number that is lower for what is better; infinity for what is no number."""
@@ -94,37 +100,46 @@ class ValidationMonitor(pl.Callback):
         self._stop_if_waited(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit" or pl_module.interrupted:
+        if trainer.sanity_checking or trainer.state.fn != "fit" or pl_module.interrupted or self.goal.is_evaluated:
             return
-        step = pl_module.train_step
-        self.history[step] = trainer.strategy.broadcast(self._value(trainer.callback_metrics))
+        self.judge(trainer, pl_module, trainer.callback_metrics)
+
+    def judge(self, trainer: pl.Trainer, module: Any, metrics: Mapping[str, Any]) -> None:
+        """Take in what was measured at this step, on every rank.
+
+        Raises:
+            ConfigError: the goal's metric is not among it.
+        """
+        step = module.train_step
+        self.history[step] = trainer.strategy.broadcast(self._value(metrics))
         best = trainer.strategy.broadcast(self._best_steps())
         stops = self._stop_if_waited(trainer)
         if step in best or stops:
-            self.checkpoint.save(trainer, pl_module)
+            self.checkpoint.save(trainer, module)
         if trainer.is_global_zero:
             self._record(best)
         if best and best[0] == step:
-            self.export(pl_module)
+            self.export(module)
 
     def _value(self, metrics: Mapping[str, Any]) -> float:
         """
         Raises:
-            ConfigError: the validation knows no such metric.
+            ConfigError: there is no such metric.
         """
         if self.goal.metric not in metrics:
             known = [name for name in metrics if "/" in name]
             raise ConfigError([Problem((), "no such metric", did_you_mean(self.goal.metric, known))], f"--monitor {self.goal.metric}")
         value = float(metrics[self.goal.metric])
         if not math.isfinite(value):
-            log.warning("%s is %s: this validation counts as no improvement", self.goal.metric, value)
+            log.warning("%s is %s: this counts as no improvement", self.goal.metric, value)
         return value
 
     def _stop_if_waited(self, trainer: pl.Trainer) -> bool:
         waited = self.goal.waited(list(self.history.values()))
         if not self.goal.patience or waited < self.goal.patience:
             return False
-        log.info("%s has not improved in %d validations: the run ends", self.goal.metric, waited)
+        times = "evaluations" if self.goal.is_evaluated else "validations"
+        log.info("%s has not improved in %d %s: the run ends", self.goal.metric, waited, times)
         trainer.should_stop = True
         return True
 

@@ -22,9 +22,11 @@ from stable_audio_tools.training.checkpoint_io import AtomicCheckpointIO, newest
 from stable_audio_tools.training.checkpoints import RunCheckpoint, SignalGuard, StopAtStep, StopAtTime
 from stable_audio_tools.training.config import AnyRun
 from stable_audio_tools.training.data_module import AudioDataModule
+from stable_audio_tools.training.evaluation_callback import EvaluationCallback
 from stable_audio_tools.training.factory import create_demo_callback_from_config
 from stable_audio_tools.training.loggers import create_loggers, end_runs
 from stable_audio_tools.training.module import TrainingModule
+from stable_audio_tools.training.module_evaluation import ModuleEvaluation
 from stable_audio_tools.training.monitor import Goal, ValidationMonitor
 from stable_audio_tools.training.pace import Pace
 from stable_audio_tools.training.parallel import whole_state
@@ -156,9 +158,22 @@ class TrainingRun:
         limits: list[pl.Callback] = [StopAtStep(settings.max_steps)] if settings.max_steps else []
         limits += [StopAtTime(settings.max_minutes)] if settings.max_minutes else []
         guards: list[pl.Callback] = [self.signals]
-        guards += [Watchdog(60 * settings.max_stall_minutes, self.folder / "train.log")] if settings.max_stall_minutes else []
-        monitor: list[pl.Callback] = [ValidationMonitor(settings.goal, self.checkpoint, self._export_best)] if settings.goal else []
-        return [*guards, *limits, RunProgress(settings.max_steps), demos, *monitor, self.checkpoint, self.page]
+        watchdog = Watchdog(60 * settings.max_stall_minutes, self.folder / "train.log") if settings.max_stall_minutes else None
+        guards += [watchdog] if watchdog else []
+        monitor = ValidationMonitor(settings.goal, self.checkpoint, self._export_best) if settings.goal else None
+        # Before the checkpoint of the same step, which then holds what was judged.
+        judges: list[pl.Callback] = [monitor] if monitor else []
+        judges += self._evaluation(data, watchdog, monitor)
+        return [*guards, *limits, RunProgress(settings.max_steps), demos, *judges, self.checkpoint, self.page]
+
+    def _evaluation(self, data: AudioDataModule, watchdog: Watchdog | None, monitor: ValidationMonitor | None) -> list[pl.Callback]:
+        clips, asked = data.evaluation_clips(), self.settings.config.training.evaluation
+        if clips is None or asked is None:
+            return []
+        judge = monitor.judge if monitor is not None and monitor.goal.is_evaluated else None
+        moved = watchdog.moved if watchdog is not None else None
+        evaluate = ModuleEvaluation(self.settings.config, clips)
+        return [EvaluationCallback(asked.every, evaluate, self.folder, judge=judge, moved=moved)]
 
     def _loggers(self) -> list[Any]:
         settings = self.settings

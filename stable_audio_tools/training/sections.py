@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -21,6 +22,7 @@ from stable_audio_tools.training.demos.config import (
     DiffusionUncondDemoConfig,
     LanguageModelDemoConfig,
 )
+from stable_audio_tools.training.evaluation import PeriodicEvaluationConfig
 from stable_audio_tools.training.losses.config import AutoencoderLossConfig
 from stable_audio_tools.training.losses.denoising import LossNormalization
 from stable_audio_tools.training.losses.diffusion_autoencoder import DiffusionAutoencoderLossConfig
@@ -49,6 +51,7 @@ class TrainingConfig(StrictModel):
     learning_rate: float | None = Field(None, gt=0, description="shorthand for the default optimizer; optimizer_configs wins over it")
     optimizer_configs: dict[str, OptimizerGroup] | None = Field(None, description="optimizer and scheduler of each player")
     clip_grad_norm: float = Field(0.0, ge=0, description="largest norm of a player's gradient; 0: unlimited")
+    evaluation: PeriodicEvaluationConfig | None = Field(None, description="measure what the model makes, every so many steps")
 
     @model_validator(mode="after")
     def _every_player_has_an_optimizer(self) -> TrainingConfig:
@@ -67,6 +70,12 @@ class TrainingConfig(StrictModel):
         problems += [Problem(("optimizer_configs",), f'missing key "{name}"', "every player needs an optimizer") for name in missing]
         if problems:
             raise ConfigError(problems)
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_fits(self) -> TrainingConfig:
+        if self.evaluation is not None and (problems := [*self.evaluation.problems(getattr(self, "demo", None))]):
+            raise ConfigError([replace(problem, path=("evaluation", *problem.path)) for problem in problems])
         return self
 
     @classmethod

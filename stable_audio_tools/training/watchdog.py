@@ -40,23 +40,23 @@ class Watchdog(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._launcher = trainer.strategy.launcher
-        self._now("before the first batch came")
+        self.moved("before the first batch came")
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._now(f"in train step {pl_module.train_step + 1}")
+        self.moved(f"in train step {pl_module.train_step + 1}")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._now(f"after train step {pl_module.train_step}, in demos, in a checkpoint, or waiting for data")
+        self.moved(f"after train step {pl_module.train_step}, in demos, in a checkpoint, or waiting for data")
 
     def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._now(f"in batch {batch_idx} of the validation at step {pl_module.train_step}")
+        self.moved(f"in batch {batch_idx} of the validation at step {pl_module.train_step}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._now(f"after the validation at step {pl_module.train_step}")
+        self.moved(f"after the validation at step {pl_module.train_step}")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._now("in the last demos or the last checkpoint")
+        self.moved("in the last demos or the last checkpoint")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._over.set()
@@ -64,7 +64,8 @@ class Watchdog(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         self._over.set()
 
-    def _now(self, place: str) -> None:
+    def moved(self, place: str) -> None:
+        """Note that something got on; what takes long, and is no step, says so itself."""
         self._place, self._since = place, time.monotonic()
 
     def _watch(self) -> None:

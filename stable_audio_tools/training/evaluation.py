@@ -1,0 +1,77 @@
+"""`training.evaluation`: what is measured while training runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field
+
+from stable_audio_tools.configs.base import StrictModel
+from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.evaluation.comparison import Need
+from stable_audio_tools.evaluation.embedders import check_embedder_name
+from stable_audio_tools.evaluation.metrics import choose_metrics
+from stable_audio_tools.evaluation.model_clips import Sampling
+
+LACKING = {"steps": "a sampler", "cfg_scale": "guidance"}
+NUM_CLIPS = 64  # chosen: enough to rank the steps of one training by log-mel statistics; a final figure takes more
+
+
+class PeriodicEvaluationConfig(StrictModel):
+    """Clips made by the sampling weights (EMA where there are any) are measured beside those of a dataset, and logged as `eval/<name>`."""
+
+    every: int = Field(gt=0, description="train steps between two evaluations; the last step is evaluated too")
+    metrics: tuple[str, ...] | None = Field(None, min_length=1, description="as --metrics of evaluate; default: the usual ones that fit")
+    embedder: str = Field("log_mel", description='what distances of sets are taken in, as "NAME" or "NAME:PATH"')
+    num_clips: int | None = Field(
+        None, ge=2, description=f"clips made each time, for the first items of the data; default: {NUM_CLIPS}, or all if there are fewer"
+    )
+    batch_size: int = Field(8, gt=0, description="clips made at once; it changes none of them")
+    steps: int | None = Field(None, gt=0, description="sampler steps; default: demo.demo_steps")
+    cfg_scale: float | None = Field(None, ge=0, description="guidance, 1 is none; default: the first of demo.demo_cfg_scales")
+    seed: int = Field(0, ge=0, description="of the clips' noise, which is the same each time")
+    dataset: str | None = Field(None, description="file of a dataset config, of audio; default: the validation data")
+
+    def problems(self, demo: Any) -> Iterator[Problem]:
+        """What does not fit this kind of training, which its `demo` section tells: whether it samples, and whether it is guided."""
+        for key, counterpart in (("steps", "demo_steps"), ("cfg_scale", "demo_cfg_scales")):
+            if getattr(self, key) is not None and not hasattr(demo, counterpart):
+                yield Problem((key,), f"no effect: these clips are made without {LACKING[key]}", "remove it", on_key=True)
+        reconstructs = hasattr(demo, "max_demos")
+        prompted = hasattr(demo, "demo_cond")
+        # Whether the embedder knows text, it says itself, once it is there.
+        possible: dict[Need, bool] = {
+            "reference": True,
+            "embedder": True,
+            "pairs": reconstructs,
+            "prompts": prompted,
+            "text_embedder": prompted,
+        }
+        there = [need for need, met in possible.items() if met]
+        for index, name in enumerate(self.metrics or ()):
+            yield from (Problem(("metrics", index), found.message, found.fix, name) for found in _found(choose_metrics, [name], there))
+        name, _, path = self.embedder.partition(":")
+        yield from (Problem(("embedder",), found.message, found.fix, self.embedder) for found in _found(check_embedder_name, name))
+        if reconstructs and name == "latents" and not path:
+            message = "the autoencoder's latents change as it trains, so numbers of two steps would not compare"
+            yield Problem(("embedder",), message, 'name another autoencoder: "latents:FILE"', self.embedder)
+
+    def sampling(self, demo: Any) -> Sampling:
+        """How clips are made: as demos, where nothing else is said."""
+        scales = getattr(demo, "demo_cfg_scales", ())
+        return Sampling(
+            steps=self.steps or getattr(demo, "demo_steps", None),
+            cfg_scale=self.cfg_scale if self.cfg_scale is not None else next(iter(scales), None),
+            sampler=getattr(demo, "sampler_type", None),
+            seed=self.seed,
+        )
+
+
+def _found(check: Any, *arguments: Any) -> tuple[Problem, ...]:
+    """The problems that a check raises."""
+    try:
+        check(*arguments)
+    except ConfigError as error:
+        return error.problems
+    return ()
