@@ -18,8 +18,23 @@ LOWER = {
     "evaluation": {"configs", "nn", "diffusion", "audio", "models", "inference", "data"},
     "report": {"configs", "audio"},
     "export": {"configs", "nn", "models", "report"},
+    "interface": {"configs", "diffusion", "audio", "models", "adapters", "inference"},
     "training": {"configs", "nn", "diffusion", "audio", "models", "adapters", "inference", "data", "evaluation", "report"},
-    "cli": {"configs", "nn", "diffusion", "audio", "models", "adapters", "inference", "data", "evaluation", "report", "export", "training"},
+    "cli": {
+        "configs",
+        "nn",
+        "diffusion",
+        "audio",
+        "models",
+        "adapters",
+        "inference",
+        "data",
+        "evaluation",
+        "report",
+        "export",
+        "interface",
+        "training",
+    },
 }
 SLOW_TO_IMPORT = {"torchaudio", "scipy", "matplotlib", "lightning", "wandb", "PIL", "soundfile", "soxr", "transformers"}
 POSIX_ONLY = {"fcntl", "grp", "pwd", "resource", "termios"}

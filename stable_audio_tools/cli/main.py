@@ -29,6 +29,7 @@ COMMANDS = {
     "schema": "print the JSON Schema of model or dataset configs, for editors",
     "generate": "make audio with a trained model",
     "export": "write a trained model for use: averaged, half precision, merged, for other programs",
+    "ui": "open a page in the browser that makes audio with trained models",
     "evaluate": "measure a trained model on prompts it was not trained on",
 }
 LIGHTNING = ("fit", "validate", "test")
