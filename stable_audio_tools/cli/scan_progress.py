@@ -29,7 +29,7 @@ class ScanProgress:
             self._say(done, total, (now - self._started) / done * (total - done))
 
     def _say(self, done: int, total: int, left_s: float) -> None:
-        text = f"{done} of {total} files, about {_duration(left_s)} left"
+        text = f"{done} of {total} files, about {duration(left_s)} left"
         if self.terminal:
             filled = WIDTH * done // total
             print(f"\r\x1b[K{self.what} [{'#' * filled}{' ' * (WIDTH - filled)}] {text}", end="", file=sys.stderr, flush=True)
@@ -41,7 +41,7 @@ class ScanProgress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,97 @@
+"""The settings beside a clip: what repeats it, as a file that `--from-settings` reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.configs.parse import read_json
+from stable_audio_tools.configs.suggest import did_you_mean
+
+from .acts import flag, given
+from .makers import Clip
+from .planning import Plan
+
+FLAGS = {  # setting: flag, where the names differ
+    "adapters": "adapter",
+    "conditions": "cond",
+    "sampler_options": "sampler_option",
+}
+SAME = (
+    *("model", "model_config", "prompt", "negative_prompt", "seed", "seconds", "plugins"),
+    *("steps", "sampler", "cfg_scale", "cfg_interval", "cfg_rescale", "apg_scale", "apg_momentum", "cfg_norm_threshold", "no_batch_cfg"),
+    *("init_audio", "init_noise_level", "inpaint_audio", "mask", "continue_from", "reconstruct", "num_quantizers", "latent_noise"),
+    *("temperature", "top_k", "top_p", "precision", "format", "bits", "normalize", "loudness"),
+)
+FACTS = ("sample_rate", "objective", "version", "device", "torch", "result")
+"""What is told of a clip and asks for nothing."""
+
+
+def settings_of(args: argparse.Namespace, plan: Plan, clip: Clip, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What repeats a clip, and facts of how it was made; None where there is nothing to say."""
+    conditions = dict(clip.metadata)
+    return {
+        "model": args.model,
+        "model_config": args.model_config,
+        "plugins": args.plugins or None,
+        "adapters": args.adapter or None,
+        "reconstruct": clip.source,
+        "prompt": conditions.pop("prompt", None),
+        "conditions": conditions or None,
+        "negative_prompt": None if clip.negative is None else clip.negative["prompt"],
+        "seed": clip.seed,
+        "seconds": None if clip.source else clip.keep / plan.rate,
+        **plan.maker.settings,
+        "precision": args.precision,
+        "sample_rate": plan.rate,
+        **facts,
+    }
+
+
+def fill_in(args: argparse.Namespace, parse: Callable[[list[str]], argparse.Namespace]) -> argparse.Namespace:
+    """The flags with what `--from-settings` says where they were not given.
+
+    Args:
+        parse: flags to values, as on the command line.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not of settings.
+    """
+    source = f"--from-settings {args.from_settings}"
+    settings, _ = read_json(Path(args.from_settings))
+    names = {**{name: name for name in SAME}, **FLAGS}
+    known = (*names, *FACTS)
+    if unknown := [key for key in settings if key not in known]:
+        raise ConfigError([Problem((), f"{key}: no such setting", did_you_mean(key, known)) for key in unknown], source=source)
+    try:
+        said = parse([text for key, value in settings.items() if key in names for text in _as_flags(flag(names[key]), value)])
+    except ConfigError as error:
+        raise ConfigError(error.problems, source=source) from None
+    filled = {}
+    for key in settings.keys() & names.keys():
+        if not given(args, names[key]) and not _replaced(args, key):
+            filled[names[key]] = getattr(said, names[key])
+    return argparse.Namespace(**{**vars(args), **filled})
+
+
+def _replaced(args: argparse.Namespace, key: str) -> bool:
+    """Whether another flag says it instead."""
+    if key == "format":
+        return bool(Path(args.out).suffix)
+    others = {"prompt": "prompts_file", "top_k": "top_p", "top_p": "top_k"}
+    return key in others and given(args, others[key])
+
+
+def _as_flags(name: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield f"{name}={key}={json.dumps(entry)}"
+    elif value is True:
+        yield name
+    else:
+        for entry in value if isinstance(value, list) else [value]:
+            yield f"{name}={entry}"
