@@ -5,7 +5,7 @@ const players = [new Audio(), new Audio()];
 const sides = NAMES.slice(0, 2).map((name) => new Side(name));
 const hearButtons = NAMES.map((name) => el("button", { type: "button", "aria-pressed": "false" }, name));
 let sounds = []; // what can be chosen: a name and a clip each
-let heard = 0; // index into NAMES
+let hearing = 0; // index into NAMES
 let isX = 0; // which of the two X is
 let trials = 0, right = 0;
 let pairFrame = 0;
@@ -19,9 +19,9 @@ function Side(name) {
   this.node = el("figure", { class: "side" }, el("figcaption", {}, el("strong", {}, name), this.choice), this.picture);
 }
 
-/** All that can be heard against each other where `row` is: its steps, those of its peers in other runs, and the original. */
+/** All that can be hearing against each other where `row` is: its steps, those of its peers in other runs, and the original. */
 function soundsOf(row) {
-  const found = row.peers.flatMap((peer) => peer.own().map((i) => ({ name: `${peer.run}step ${count(steps[i])}`, clip: peer.spec.clips[i] })));
+  const found = row.peers.flatMap((peer) => peer.own().map((i) => ({ name: `step ${count(steps[i])}${peer.run && `, ${peer.spec.run}`}`, clip: peer.spec.clips[i] })));
   if (row.original) found.unshift({ name: "original", clip: row.originalClip() });
   return found.filter(({ clip }) => clip && address(clip.sound));
 }
@@ -48,7 +48,7 @@ function compareSounds(row) {
 }
 
 const chosenSound = (k) => sounds[Number(sides[k].choice.value)];
-const audible = () => (heard === 2 ? isX : heard);
+const audible = () => (hearing === 2 ? isX : hearing);
 const pairPlays = () => !players[audible()].paused;
 
 /** Side `k` has another sound: load it, and go on where the other one is. */
@@ -61,7 +61,7 @@ function takeSound(k) {
   if (url) sides[k].image.src = url;
   sides[k].image.alt = `Spectrogram of ${NAMES[k]}, ${name}`;
   matchLoudness();
-  hear(heard);
+  hear(hearing);
 }
 
 /** The louder one is turned down, so that neither is cut off. */
@@ -72,18 +72,18 @@ function matchLoudness() {
   const on = known && $("ab-match").checked;
   players.forEach((player, k) => { player.volume = audio.volume * (on && k === louder ? 10 ** (-Math.abs(excess) / 20) : 1); });
   const gap = `${Math.abs(excess).toFixed(1)} dB`;
-  $("ab-level").textContent = !known ? "(the loudness of one is not known)" : on ? `(${NAMES[louder]} is turned down by ${gap})` : `(${NAMES[louder]} is louder by ${gap})`;
+  $("ab-level").textContent = !known ? "(the loudness of one is not known)" : Math.abs(excess) < 0.05 ? "(both are equally loud)" : on ? `(${NAMES[louder]} is turned down by ${gap})` : `(${NAMES[louder]} is louder by ${gap})`;
 }
 
 /** Hear one of A, B and X from where the sounds are. */
 function hear(which) {
   const from = players[audible()];
-  heard = which;
+  hearing = which;
   const to = players[audible()];
   if (Math.abs(to.currentTime - from.currentTime) > 0.02) to.currentTime = from.currentTime;
   players.forEach((player, k) => { player.muted = k !== audible(); });
-  hearButtons.forEach((button, i) => button.setAttribute("aria-pressed", i === heard));
-  sides.forEach((side, k) => side.node.classList.toggle("heard", k === heard));
+  hearButtons.forEach((button, i) => button.setAttribute("aria-pressed", i === hearing));
+  sides.forEach((side, k) => side.node.classList.toggle("heard", k === hearing));
   showPosition();
 }
 
@@ -129,7 +129,7 @@ function startBlind() {
   [trials, right, isX] = [0, 0, drawX()];
   hearButtons[2].hidden = document.querySelector("#ab .guess").hidden = !on;
   $("ab-verdict").textContent = on ? "Listen to A, B and X, then say which one X is." : "";
-  hear(on ? 2 : heard === 2 ? 0 : heard);
+  hear(on ? 2 : hearing === 2 ? 0 : hearing);
 }
 
 const drawX = () => (Math.random() < 0.5 ? 0 : 1);
@@ -159,7 +159,7 @@ function abKey(event) {
     " ": startOrStop,
     a: () => hearNow(0),
     b: () => hearNow(1),
-    x: () => hearNow($("ab-blind").checked ? 2 : 1 - heard),
+    x: () => hearNow($("ab-blind").checked ? 2 : 1 - hearing),
   }[event.key];
   if (!act) return;
   event.preventDefault();

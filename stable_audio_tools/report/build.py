@@ -37,12 +37,15 @@ def build_report(run_dir: Path) -> Path:
         "updated": string(folder.run.get("updated")),
         "resumed": [step for step in items(folder.run.get("resumed")) if isinstance(step, int)],
         "last_step": folder.last_step,
-        "charts": charts(folder.metrics),
+        "charts": charts(folder.logged),
         "evaluations": evaluation_charts(folder.evaluations),
         "demos": {
             "steps": [demo.step for demo in folder.demos],
             "embedded": [any(map(players.embeds, demo.clips)) for demo in folder.demos],
-            "groups": [{"title": group.title, "rows": [players.row(row) for row in group.rows]} for group in group_rows(folder.demos)],
+            "groups": [
+                {"title": group.title, "rows": [players.row(row.first, row.clips) for row in group.rows]}
+                for group in group_rows(folder.demos)
+            ],
         },
     }
     return replace_file(folder.path / "index.html", render.page(folder, data, players.media.values()))

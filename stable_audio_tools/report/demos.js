@@ -318,6 +318,13 @@ function rowsOf(group) {
   return found;
 }
 
+/** Rows that are heard against each other stand side by side. */
+function linesOf(found) {
+  const lines = new Map();
+  found.forEach((row, i) => lines.set(row.spec.line ?? `row ${i}`, [...(lines.get(row.spec.line ?? `row ${i}`) || []), row.node]));
+  return [...lines.values()].map((nodes) => el("div", { class: "line" }, ...nodes));
+}
+
 function embeddingInWords() {
   const inside = embedded.filter(Boolean).length;
   const lossy = groups.some((group) => group.rows.some((row) => row.clips.some((clip) => clip && clip.lossy)));
@@ -340,7 +347,7 @@ function showDemos() {
     rows.find((row) => row.node === entry.target).wake();
     seen.unobserve(entry.target);
   }), { rootMargin: "600px" });
-  for (const group of groups) $("groups").append(el("article", { class: "group" }, el("h3", {}, group.title || "untitled"), el("div", { class: "rows" }, ...rowsOf(group).map((row) => row.node))));
+  for (const group of groups) $("groups").append(el("article", { class: "group" }, el("h3", {}, group.title || "untitled"), ...linesOf(rowsOf(group))));
   rows.forEach((row) => seen.observe(row.node));
   listenToPlayer();
   document.addEventListener("keydown", demoKey);

@@ -1,7 +1,7 @@
 """What `evaluate` measured: `evaluation.json` as tables, and `evaluations.jsonl`, measured during training, as curves.
 
-A metric is `{"name", "value", "low", "high", "n", "recipe", "better"}`: its confidence interval, the number of clips, how it was
-measured, and whether "lower" or "higher" is better. Whatever else a file says is shown as it stands.
+A metric is what `evaluation.measure` writes: `{"name", "value", "low", "high", "n", "unit", "better", "recipe", "same_source", "details"}`.
+Whatever else a file says is shown as it stands.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from stable_audio_tools.report.document import definitions, figure, table, words
-from stable_audio_tools.report.values import number
+from stable_audio_tools.report.document import definitions, figure, string, table, words
+from stable_audio_tools.report.values import items, mapping, number
 
+DETAILS = 20  # rows behind a value that are shown
 ARROWS = {"lower": "↓ lower is better", "higher": "↑ higher is better"}
 
 
@@ -57,6 +58,27 @@ def metrics_of(value: Any) -> list[dict[str, Any]]:
     return [metric for metric in metrics if isinstance(metric, dict) and "name" in metric] if isinstance(metrics, list) else []
 
 
+def measured(value: Any) -> dict[str, dict[str, Any]]:
+    """All that an evaluation measured, by name, as metrics: the listed ones, else every number and share in it."""
+    if listed := metrics_of(value):
+        return {str(metric["name"]): {"recipe": value.get("recipe")} | metric for metric in listed}
+    if not isinstance(value, dict):
+        return {}
+    rest = {key: item for key, item in value.items() if key != "recipe"}
+    return {name: {**metric, "recipe": value.get("recipe")} for name, metric in _numbers(rest)}
+
+
+def _numbers(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, item in value.items():
+        name = f"{above} · {key}" if above else str(key)
+        if _is_share(item):
+            yield name, {"value": item["share"], "low": item["low"], "high": item["high"]}
+        elif isinstance(item, dict):
+            yield from _numbers(item, name)
+        elif number(item) is not None:
+            yield name, {"value": item}
+
+
 def evaluation_charts(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One chart for each metric over the steps, with the interval of each value; None where there is no number."""
     curves: dict[str, dict[str, Any]] = {}
@@ -65,6 +87,7 @@ def evaluation_charts(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
             name = str(metric["name"])
             curve = curves.setdefault(name, {"name": name, "steps": [], "values": [], "low": [], "high": [], "bad": [], "bars": True})
             curve["steps"].append(entry["step"])
+            curve["unit"] = string(metric.get("unit"))
             for key, source in (("values", "value"), ("low", "low"), ("high", "high")):
                 curve[key].append(number(metric.get(source)))
             curve["better"] = metric.get("better") if metric.get("better") in ARROWS else None
@@ -76,30 +99,53 @@ def evaluation_html(value: Any) -> str:
     if not isinstance(value, dict):
         return ""
     metrics = metrics_of(value)
-    rest = {name: item for name, item in value.items() if not (metrics and name == "metrics")}
-    return (_metrics_table(metrics) if metrics else "") + (_tables(rest) if rest else "")
+    rest = {name: item for name, item in value.items() if not metrics or name not in ("metrics", "recipe")}
+    recipe = mapping(value.get("recipe")) if metrics else {}
+    return (_metrics_table(metrics) if metrics else "") + (_tables(recipe, "recipe") if recipe else "") + (_tables(rest) if rest else "")
 
 
 def _metrics_table(metrics: list[dict[str, Any]]) -> str:
-    rows = ((words(metric["name"]), _metric_cells(metric)) for metric in metrics)
-    return table("Metrics", ("Value", "Interval", "Clips", "Better", "Recipe"), rows)
+    columns = ["Value", "95 % interval", "Clips", "Better", "Recipe"]
+    if any(_range(metric.get("same_source")) for metric in metrics):
+        columns.insert(2, "If there were no difference")
+    return table("Metrics", columns, ((words(metric["name"]), _metric_cells(metric, len(columns) > 5)) for metric in metrics))
 
 
-def _metric_cells(metric: Mapping[str, Any]) -> Iterator[str]:
-    low, high = number(metric.get("low")), number(metric.get("high"))
-    yield f"<strong>{escape(figure(metric.get('value')))}</strong>"
-    yield escape(f"{figure(low)} to {figure(high)}") if low is not None and high is not None else "–"
+def _metric_cells(metric: Mapping[str, Any], compared: bool) -> Iterator[str]:
+    yield f"<strong>{escape(figure(metric.get('value')))}</strong> {escape(string(metric.get('unit')))}".strip()
+    yield escape(interval(metric) or "–")
+    if compared:
+        yield escape(_range(metric.get("same_source")) or "–")
     yield escape(figure(metric.get("n")))
-    yield escape(ARROWS.get(str(metric.get("better")), "–"))
-    yield _recipe(metric.get("recipe"))
+    yield escape(ARROWS.get(string(metric.get("better")), "–"))
+    yield (_folded("how", _recipe(metric.get("recipe"))) + _folded("details", _details(metric.get("details")))) or "–"
 
 
-def _recipe(recipe: Any) -> str:
-    """How a value was measured, folded away."""
-    if not recipe:
-        return "–"
-    text = "\n".join(f"{words(name)}: {_cell(item)}" for name, item in recipe.items()) if isinstance(recipe, dict) else _cell(recipe)
-    return f'<details class="recipe"><summary>how</summary><p>{escape(text)}</p></details>'
+def interval(metric: Mapping[str, Any]) -> str:
+    return _range([metric.get("low"), metric.get("high")])
+
+
+def _range(value: Any) -> str:
+    """As in "0.41 to 0.52"; nothing where it is no pair of numbers."""
+    ends = [number(end) for end in value] if isinstance(value, list) else []
+    return f"{figure(ends[0])} to {figure(ends[1])}" if len(ends) == 2 and None not in ends else ""
+
+
+def _recipe(recipe: Any) -> list[str]:
+    """How a value was measured."""
+    if isinstance(recipe, dict):
+        return [f"{words(name)}: {_cell(item)}" for name, item in recipe.items()]
+    return [_cell(recipe)] if recipe else []
+
+
+def _details(rows: Any) -> list[str]:
+    """What is behind a value, such as the closest pairs."""
+    found = [" · ".join(f"{words(name)} {_cell(item)}" for name, item in row.items()) for row in items(rows) if isinstance(row, dict)]
+    return found[:DETAILS] + [f"and {len(found) - DETAILS} more"] * (len(found) > DETAILS)
+
+
+def _folded(title: str, lines: list[str]) -> str:
+    return f'<details class="recipe"><summary>{title}</summary><p>{escape(chr(10).join(lines))}</p></details>' if lines else ""
 
 
 def _tables(value: Mapping[str, Any], title: str = "") -> str:

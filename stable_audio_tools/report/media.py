@@ -9,6 +9,7 @@ import base64
 import hashlib
 import io
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class MediaCache:
             self._plots[identity] = read_plot_area(path)
         return self._plots[identity]
 
-    def keep_only(self, paths: set[Path]) -> None:
+    def keep_only(self, paths: Set[Path]) -> None:
         """Forget the encoded form of all other files."""
         wanted = {_identity(path) for path in paths}
         self._encoded = {identity: media for identity, media in self._encoded.items() if identity in wanted}

@@ -118,10 +118,10 @@ def charts(metrics: Metrics) -> list[dict[str, Any]]:
         split, _, rest = name.partition("/")
         title = rest if split in SPLITS and rest else name
         grouped.setdefault(title, []).append({"name": name, **curve(series)})
-    return [{"title": title, "series": grouped[title]} for title in sorted(grouped, key=_rank)]
+    return [{"title": title, "series": grouped[title]} for title in sorted(grouped, key=rank)]
 
 
-def _rank(title: str) -> int:
+def rank(title: str) -> int:
     """0 for the loss, 1 for its kin and the rest in the order of the file (sorting is stable)."""
     return 0 if title == "loss" else 1 if title.startswith("loss") else 2
 

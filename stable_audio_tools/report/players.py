@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from stable_audio_tools.report.demos import Clip, Row
+from stable_audio_tools.report.demos import Clip
 from stable_audio_tools.report.media import WHOLE, Media, MediaCache
 
 
@@ -28,11 +28,10 @@ class Players:
     def embeds(self, clip: Clip) -> bool:
         return clip.audio in self.media
 
-    def row(self, row: Row, **more: Any) -> dict[str, Any]:
-        """One thing to follow through training, with one clip or None for each step; `more` goes to the script as it is."""
-        first = row.first
-        clips = [self._clip(clip) if clip else None for clip in row.clips]
-        return {"kind": first.kind, "title": first.title, "settings": first.settings, "clips": clips, **more}
+    def row(self, first: Clip, clips: Sequence[Clip | None]) -> dict[str, Any]:
+        """One thing to follow through training: what it is, and a clip or None for each step."""
+        made = [self._clip(clip) if clip else None for clip in clips]
+        return {"kind": first.kind, "title": first.title, "settings": first.settings, "clips": made}
 
     def _clip(self, clip: Clip) -> dict[str, Any]:
         """`sound` and `picture` name embedded media by key, or else the file by URL; `file` is the exact file's URL.

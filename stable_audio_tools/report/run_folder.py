@@ -12,11 +12,12 @@ from typing import Any
 
 from stable_audio_tools.report.demos import DemoStep, read_demos
 from stable_audio_tools.report.document import string
-from stable_audio_tools.report.evaluation import read_evaluations
+from stable_audio_tools.report.evaluation import metrics_of, read_evaluations
 from stable_audio_tools.report.metrics import Metrics, read_metrics
 from stable_audio_tools.report.values import mapping, read_json
 
 STATUSES = ("running", "finished", "stopped", "failed")
+EVALUATED = "eval/"  # what columns of `metrics.csv` begin with that come from evaluations
 SETUP = ("config.json", "dataset.json", "args.json")
 
 
@@ -51,6 +52,12 @@ class RunFolder:
     @property
     def name(self) -> str:
         return string(self.run.get("name")) or self.path.resolve().name
+
+    @property
+    def logged(self) -> Metrics:
+        """`metrics.csv` without what `evaluations` says with intervals."""
+        known = {f"{EVALUATED}{metric['name']}" for entry in self.evaluations for metric in metrics_of(entry)}
+        return Metrics({name: series for name, series in self.metrics.series.items() if name not in known}, self.metrics.clock)
 
     @property
     def last_step(self) -> float:

@@ -1,0 +1,4 @@
+/* The page of several runs. */
+
+showCharts();
+showDemos();
