@@ -31,6 +31,7 @@ COMMANDS = {
     "export": "write a trained model for use: averaged, half precision, merged, for other programs",
     "ui": "open a page in the browser that makes audio with trained models",
     "evaluate": "measure a trained model on prompts it was not trained on",
+    "report": "build the page of a run, or one page that compares several",
 }
 LIGHTNING = ("fit", "validate", "test")
 
