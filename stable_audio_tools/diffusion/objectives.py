@@ -33,11 +33,13 @@ class Objective(ABC):
     name: what configs call it (`diffusion_objective`).
     default_sampler: the sampler that generation uses when none is named.
     even_in_logsnr: sampling steps are even in logSNR rather than in t, where the model has no distribution shift.
+    rate: along a trajectory, dx/dt = rate * output.
     """
 
     name: str
     default_sampler: str
     even_in_logsnr: ClassVar[bool] = False
+    rate: ClassVar[float]
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -49,6 +51,23 @@ class Objective(ABC):
     @abstractmethod
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of data and noise at t, each shaped like t."""
+
+    @abstractmethod
+    def weights(self, t: float) -> tuple[float, float]:
+        """`alpha_sigma` of a number."""
+
+    @abstractmethod
+    def level(self, ratio: float) -> float:
+        """The t at which sigma / alpha is `ratio`."""
+
+    def ratio(self, t: float) -> float:
+        """sigma / alpha at t, from 0 at t = 0 to infinity at t = 1."""
+        alpha, sigma = self.weights(t)
+        return sigma / alpha if t < 1 else math.inf
+
+    def logsnr(self, t: float) -> float:
+        """log(alpha / sigma) at t, infinite at both ends."""
+        return math.inf if t <= 0 else -math.log(self.ratio(t))
 
     @abstractmethod
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -74,10 +93,18 @@ class VPrediction(Objective):
 
     name: str = "v"
     default_sampler: str = "v-ddim"
+    rate: ClassVar[float] = math.pi / 2
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         angle = t * (math.pi / 2)
         return torch.cos(angle), torch.sin(angle)
+
+    def weights(self, t: float) -> tuple[float, float]:
+        angle = t * (math.pi / 2)
+        return math.cos(angle), math.sin(angle)
+
+    def level(self, ratio: float) -> float:
+        return math.atan(ratio) / (math.pi / 2)
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.alpha_sigma(t)
@@ -99,9 +126,16 @@ class RectifiedFlow(Objective):
     name: str = "rectified_flow"
     default_sampler: str = "euler"
     even_in_logsnr: ClassVar[bool] = True
+    rate: ClassVar[float] = 1.0
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - t, t
+
+    def weights(self, t: float) -> tuple[float, float]:
+        return 1 - t, t
+
+    def level(self, ratio: float) -> float:
+        return ratio / (1 + ratio)
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return noise - x0

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.configs.errors import ConfigError
-from stable_audio_tools.diffusion.grids import schedule
-from stable_audio_tools.diffusion.samplers import Callback, Field, Sampler, find_sampler, noise_like
+from stable_audio_tools.diffusion.samplers import Callback, ChosenSampler, Field, find_sampler, noise_like
 from stable_audio_tools.diffusion.seeds import generator_for
 from stable_audio_tools.models.latent_diffusion import ConditionedDiffusion
 from stable_audio_tools.models.unconditional_diffusion import UnconditionalDiffusion
@@ -49,9 +48,7 @@ class Job:
     """
 
     model: DiffusionModel
-    sampler_name: str | None
-    sampler: Sampler
-    options: Mapping[str, float]
+    sampler: ChosenSampler
     sample_size: int
     frames: int
     ts: Tensor
@@ -72,14 +69,14 @@ class Job:
         chunked_decode: bool | None,
     ) -> Self:
         check_chunkable(model.pretransform, chunked_decode)
-        sampler = find_sampler(sampler_type, model.objective, dict(options))
+        sampler = find_sampler(sampler_type, model.objective, options)
         frames = _frames(model, sample_size)
-        ts = schedule(model.objective, steps, length=frames, shift=model.dist_shift, sigma_max=start.noise_level)
-        return cls(model, sampler_type, sampler, options, sample_size, frames, ts, streams, start, chunked_decode)
+        ts = sampler.schedule(steps, length=frames, shift=model.dist_shift, noise_level=start.noise_level)
+        return cls(model, sampler, sample_size, frames, ts, streams, start, chunked_decode)
 
     def check_guidance(self, scale: float) -> None:
         if self.sampler.cfgpp and scale == 1:
-            name = self.sampler_name
+            name = self.sampler.name
             raise ConfigError(f"sampler {name!r} follows the unconditional prediction, which cfg_scale 1 leaves out; use 0 to below 1")
 
     @contextmanager
@@ -107,10 +104,10 @@ class Job:
     def run(self, field: Field, callback: Callback | None, *, return_latents: bool) -> Tensor:
         """Sample along `field`; audio (B, C, sample_size), or latents (B, latent channels, frames), float32."""
         model, generators = self.model, [generator_for(*stream) for stream in self.streams]
-        x = noise_like(self.empty(), generators)
-        if self.start.audio is not None:
-            x = model.objective.add_noise(self.encoded(self.start.audio, "init_audio").to(x), x, self.ts[0])
-        latents = self.sampler.function(field, x, self.ts, generator=generators, callback=callback, **self.options)
+        noise = noise_like(self.empty(), generators)
+        data = self.empty() if self.start.audio is None else self.encoded(self.start.audio, "init_audio").to(noise)
+        x = model.objective.add_noise(data, noise, self.ts[0])
+        latents = self.sampler.sample(field, x, self.ts, generator=generators, callback=callback)
         if return_latents:
             return latents.float()
         if model.pretransform is None:

@@ -266,7 +266,7 @@ class DiffusionAutoencoder(AudioAutoencoder):
         field = make_field(partial(self.diffusion, input_concat_cond=cond), self.objective)
         noise = self._noise(latents, generator) if noise is None else noise
         ts = schedule(self.objective, steps, length=frames)
-        decoded = find_sampler(None, self.objective).function(field, noise, ts, generator=generator, callback=callback)
+        decoded = find_sampler(None, self.objective).sample(field, noise, ts, generator=generator, callback=callback)
         if self.pretransform is None:
             return decoded
         return torch.cat([self.pretransform.decode(part) for part in decoded.split(1 if iterate_batch else len(decoded))])

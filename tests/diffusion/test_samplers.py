@@ -16,15 +16,22 @@ from stable_audio_tools.diffusion.timesteps import LengthShift
 
 REFERENCE = load_file(Path(__file__).parents[1] / "reference" / "samplers.safetensors")
 FLOW, V = parse_objective("rectified_flow"), parse_objective("v")
-FLOW_SAMPLERS = ("euler", "heun", "rk4", "dpmpp", "pingpong")
+CASES = [(name, objective) for objective in (FLOW, V) for name in objective.samplers]
+RATIO_SAMPLERS = [name for name, sampler in SAMPLERS.items() if sampler.ratios]
+OWN_STEPS = ("k-dpm-fast", "k-dpm-adaptive")
 
 
-def objective_of(name):
-    return V if name.startswith("v-") else FLOW
+def case_name(value):
+    return getattr(value, "name", value)
 
 
-def run(name, field, x, ts, **options):
-    return SAMPLERS[name].function(field, x, ts, **options)
+every_case = pytest.mark.parametrize("name, objective", CASES, ids=case_name)
+
+
+def run(name, field, x, ts, *, objective=None, generator=None, callback=None, **options):
+    """Of objectives that the sampler fits, the one given, else the first of flow and v."""
+    objective = objective or (FLOW if name in FLOW.samplers else V)
+    return find_sampler(name, objective, options).sample(field, x, ts, generator=generator, callback=callback)
 
 
 # published numbers
@@ -91,7 +98,7 @@ def test_published_numbers_with_the_unconditional_noise_of_cfgpp():
         output, x0, _ = plain(x, t)
         return Prediction(output, x0, V.noise(x, 0.5 * output, t))
 
-    result = run("v-ddim", field, REFERENCE["noise"], linear_grid(8))
+    result = run("v-ddim-cfgpp", field, REFERENCE["noise"], linear_grid(8))
     torch.testing.assert_close(result, REFERENCE["v.v-ddim-cfgpp.steps8"], rtol=0, atol=1e-6)
 
 
@@ -131,10 +138,9 @@ def start(shape=(4, 2, 8), dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "rk4"])  # it asks for the velocity at t = 0: there is none
+@pytest.mark.parametrize("name, objective", [case for case in CASES if case[0] != "rk4"], ids=case_name)  # that ends without denoising
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_one_point_of_data_is_found_exactly_in_any_number_of_steps(name, steps):
-    objective = objective_of(name)
+def test_one_point_of_data_is_found_exactly_in_any_number_of_steps(name, objective, steps):
     x0 = start()
 
     def output(x, t):
@@ -142,7 +148,8 @@ def test_one_point_of_data_is_found_exactly_in_any_number_of_steps(name, steps):
         noise = (x - expand(alpha, x) * x0) / expand(sigma, x)
         return objective.target(x0, noise, t)
 
-    result = run(name, make_field(output, objective), torch.randn_like(x0), schedule(objective, steps, length=8))
+    ts = find_sampler(name, objective).schedule(steps, length=8)
+    result = run(name, make_field(output, objective), objective.add_noise(x0, torch.randn_like(x0), ts[0]), ts, objective=objective)
     torch.testing.assert_close(result, x0, rtol=0, atol=1e-6)
 
 
@@ -157,7 +164,7 @@ def test_euler_is_exact_on_straight_trajectories():
 @pytest.mark.parametrize("name, order", [("euler", 1), ("heun", 2), ("rk4", 4), ("dpmpp", 2), ("v-ddim", 1)])
 def test_order_of_convergence(name, order):
     """Halving the step divides the error by 2^order; the trajectory to N(m, s^2) data ends at m + s x."""
-    objective, x = objective_of(name), start()
+    objective, x = V if name == "v-ddim" else FLOW, start()
     field, exact = gaussian_field(objective, std=0.2), 0.7 + 0.2 * x
     if name == "dpmpp":  # its order holds in even logSNR steps, away from the ends where they are infinite
         return _assert_order_in_logsnr(field, x, order)
@@ -200,23 +207,27 @@ def test_pingpong_with_a_consistency_function_samples_the_data():
 # the seam
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_callback_sees_every_step_and_changes_nothing(name):
-    objective, x, seen = objective_of(name), start(), []
-    field, ts = gaussian_field(objective), schedule(objective_of(name), 5, length=8)
+@every_case
+def test_callback_sees_every_step_and_changes_nothing(name, objective):
+    x, seen = start((1, 2, 8)), []  # one item, since k-dpm-adaptive has steps for each
+    field, ts = gaussian_field(objective), find_sampler(name, objective).schedule(5, length=8)
     noise = [torch.Generator().manual_seed(0) for _ in range(2)]
-    quiet = run(name, field, x, ts, generator=noise[0])
-    assert torch.equal(quiet, run(name, field, x, ts, generator=noise[1], callback=seen.append))
-    assert [step.index for step in seen] == list(range(5))
-    assert [step.t for step in seen] == ts[:-1].tolist()
-    assert torch.equal(seen[0].x, x)
+    quiet = run(name, field, x, ts, objective=objective, generator=noise[0])
+    assert torch.equal(quiet, run(name, field, x, ts, objective=objective, generator=noise[1], callback=seen.append))
+    if name in OWN_STEPS:
+        assert [step.index for step in seen] == sorted(step.index for step in seen)
+        assert (seen[0].index, seen[-1].index) == (0, 4) and seen[-1].t == ts[-2]
+    else:
+        assert [step.index for step in seen] == list(range(5))
+        assert [step.t for step in seen] == ts[:-1].tolist()
+    torch.testing.assert_close(seen[0].x, x)
     for step in seen:
-        torch.testing.assert_close(step.x0, field(step.x, torch.full((4,), step.t, dtype=torch.float64)).x0)
+        torch.testing.assert_close(step.x0, field(step.x, torch.full((1,), step.t, dtype=torch.float64)).x0)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@every_case
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_precision_is_kept_and_the_model_is_told_exact_levels(name, dtype):
+def test_precision_is_kept_and_the_model_is_told_exact_levels(name, objective, dtype):
     levels = []
 
     def output(x, t):
@@ -224,34 +235,35 @@ def test_precision_is_kept_and_the_model_is_told_exact_levels(name, dtype):
         return 0.1 * x
 
     x = start(dtype=dtype)
-    result = run(name, make_field(output, objective_of(name)), x, linear_grid(3))
+    result = run(name, make_field(output, objective), x, find_sampler(name, objective).schedule(3, length=8), objective=objective)
     assert result.dtype == dtype and result.isfinite().all()
     assert {t.dtype for t in levels} == {torch.float64 if dtype == torch.float64 else torch.float32}
     assert {t.shape for t in levels} == {(4,)}
 
 
-@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp", "pingpong", "v-ddim"])
-def test_the_model_is_not_asked_about_clean_data(name):
+@every_case
+def test_the_model_is_not_asked_about_clean_data(name, objective):
     levels = []
 
     def output(x, t):
-        levels.append(float(t[0]))
-        return x
+        levels.append(float(t.min()))
+        return 0.1 * x
 
-    run(name, make_field(output, objective_of(name)), start(), linear_grid(4))
-    assert min(levels) > 0
+    run(name, make_field(output, objective), start(), find_sampler(name, objective).schedule(4, length=8), objective=objective)
+    assert (min(levels) > 0) == (name != "rk4")
 
 
-@pytest.mark.parametrize("name, options", [("pingpong", {}), ("v-ddim", {"eta": 1.0})])
-def test_an_items_noise_does_not_depend_on_its_batch(name, options):
-    objective = objective_of(name)
+@every_case
+def test_a_clip_does_not_depend_on_its_batch(name, objective):
     x = start()
+    options = {"eta": 1.0} if "eta" in SAMPLERS[name].options else {}
+    field, ts = gaussian_field(objective), find_sampler(name, objective).schedule(4, length=8)
 
     def sample(items):
         generators = [torch.Generator().manual_seed(i) for i in items]
-        return run(name, gaussian_field(objective), x[items], linear_grid(4), generator=generators, **options)
+        return run(name, field, x[items], ts, objective=objective, generator=generators, **options)
 
-    torch.testing.assert_close(sample([0, 1, 2, 3])[[2, 3]], sample([2, 3]))
+    torch.testing.assert_close(sample([0, 1, 2, 3])[[2, 3]], sample([2, 3]), rtol=1e-12, atol=1e-12)
 
 
 def test_noise_is_the_same_in_every_precision():
@@ -261,36 +273,75 @@ def test_noise_is_the_same_in_every_precision():
         noise_like(torch.empty(2, 3), [torch.Generator()] * 3)
 
 
-def test_deterministic_samplers_draw_nothing():
-    before = torch.get_rng_state()
-    for name in ("euler", "heun", "rk4", "dpmpp", "v-ddim"):
-        run(name, gaussian_field(objective_of(name)), start(), linear_grid(3))
-    assert torch.equal(before, torch.get_rng_state())
+@every_case
+def test_only_samplers_of_fresh_noise_draw_and_only_where_it_is_asked_for(name, objective):
+    def draws(**options):
+        before = torch.get_rng_state()
+        run(name, gaussian_field(objective), start(), find_sampler(name, objective).schedule(3, length=8), objective=objective, **options)
+        return not torch.equal(before, torch.get_rng_state())
+
+    if "eta" in SAMPLERS[name].options:
+        assert draws(eta=0.5) and not draws(eta=0.0)
+    else:
+        assert draws() == (name == "pingpong")
+
+
+def test_samplers_in_ratios_say_where_they_start():
+    for name in ("k-heun", "k-lms", "k-dpm-2", "k-dpmpp-2s-ancestral", "k-dpm-fast", "k-dpm-adaptive"):
+        with pytest.raises(ValueError, match="this sampler starts below t = 1"):
+            run(name, gaussian_field(FLOW), start(), linear_grid(4))
+
+
+def test_an_adaptive_sampler_gives_up_on_predictions_that_are_not_finite():
+    field = make_field(lambda x, t: x * float("nan"), V)
+    with pytest.raises(RuntimeError, match="k-dpm-adaptive finds no step within its tolerance"):
+        run("k-dpm-adaptive", field, start(), find_sampler("k-dpm-adaptive", V).schedule(4, length=8), objective=V)
 
 
 # names
 
 
 def test_each_objective_lists_its_samplers():
-    assert FLOW.samplers == parse_objective("rf_denoiser").samplers == FLOW_SAMPLERS
-    assert V.samplers == ("v-ddim", "v-ddim-cfgpp")
+    both = ("euler", "heun", "rk4", "pingpong", *RATIO_SAMPLERS)
+    assert FLOW.samplers == parse_objective("rf_denoiser").samplers
+    assert set(FLOW.samplers) == {*both, "dpmpp", "euler-cfgpp"}
+    assert set(V.samplers) == {*both, "v-ddim", "v-ddim-cfgpp"}
+
+
+def test_every_sampler_that_upstream_offers_is_here():
+    upstream = {"k-heun", "k-lms", "k-dpmpp-2s-ancestral", "k-dpm-2", "k-dpm-fast", "k-dpm-adaptive", "dpmpp-2m", "dpmpp-2m-sde"}
+    assert upstream | {"dpmpp-3m-sde", "v-ddim", "v-ddim-cfgpp"} <= set(V.samplers)
+    assert {"euler", "rk4", "dpmpp", "pingpong"} <= set(FLOW.samplers)
 
 
 def test_default_samplers():
-    assert find_sampler(None, FLOW) is SAMPLERS["euler"]
-    assert find_sampler(None, parse_objective("rf_denoiser")) is SAMPLERS["pingpong"]
-    assert find_sampler(None, V, {"eta": 1.0}) is SAMPLERS["v-ddim"]
+    assert find_sampler(None, FLOW).name == "euler"
+    assert find_sampler(None, parse_objective("rf_denoiser")).name == "pingpong"
+    assert find_sampler(None, V, {"eta": 1.0}).name == "v-ddim"
 
 
 @pytest.mark.parametrize(
     "name, objective, options, message",
     [
         ("eulr", FLOW, {}, r"sampler: unknown sampler 'eulr'\n.*did you mean \"euler\"\? known: euler, heun, rk4, dpmpp, pingpong"),
-        ("dpmpp-3m-sde", V, {}, r"unknown sampler 'dpmpp-3m-sde'\n.*known: v-ddim, v-ddim-cfgpp"),
-        ("euler", V, {}, r"sampler 'euler' does not fit the objective 'v'\n.*use one of v-ddim, v-ddim-cfgpp"),
+        ("dpmpp-4m", V, {}, r"unknown sampler 'dpmpp-4m'\n.*did you mean \"dpmpp-2m\"\?"),
+        ("dpmpp", V, {}, r"sampler 'dpmpp' does not fit the objective 'v'\n.*use one of euler, heun, .*v-ddim, v-ddim-cfgpp"),
         ("v-ddim", FLOW, {}, r"does not fit the objective 'rectified_flow'\n.*use one of euler, heun, rk4, dpmpp, pingpong"),
-        ("euler", FLOW, {"eta": 1.0}, r"sampler 'euler' has no option eta\n.*it takes no options"),
-        (None, V, {"sigma_min": 0.3, "rho": 1}, r"sampler 'v-ddim' has no option sigma_min, rho\n.*it takes eta"),
+        (
+            "euler",
+            V,
+            {"eta": 1.0},
+            r"sampler 'euler' has no option eta\n.*it takes no options; taken by v-ddim, v-ddim-cfgpp",
+        ),
+        (
+            None,
+            V,
+            {"sigma_min": 0.3, "rho": 1},
+            r"sampler 'v-ddim' has no option sigma_min, rho\n.*it takes eta; taken by dpmpp-2m, ",
+        ),
+        ("v-ddim", V, {"eta": 1.5}, r"sampler v-ddim: .*eta is 1.5\n.*give a number from 0 to 1; default 0"),
+        ("k-lms", V, {"order": 2.5}, r"order is 2.5\n.*give a whole number from 1 to 4; default 4"),
+        ("k-heun", V, {"rho": float("nan"), "sigma_min": "0.1"}, r"2 problem(.|\n)*rho is nan(.|\n)*sigma_min is '0.1'"),
     ],
 )
 def test_wrong_samplers_are_told(name, objective, options, message):
@@ -298,10 +349,18 @@ def test_wrong_samplers_are_told(name, objective, options, message):
         find_sampler(name, objective, options)
 
 
+@every_case
+def test_options_are_described_and_their_defaults_are_values_they_take(name, objective):
+    options = SAMPLERS[name].options
+    find_sampler(name, objective, {key: int(option.default) if option.whole else option.default for key, option in options.items()})
+    for option in options.values():
+        assert option.help and option.low <= option.default <= option.high < math.inf
+
+
 def test_a_plugin_can_add_a_sampler(monkeypatch):
     monkeypatch.setattr("stable_audio_tools.diffusion.samplers.SAMPLERS", dict(SAMPLERS))
     mine = Sampler(SAMPLERS["euler"].function, (type(FLOW),))
     register_sampler("mine", mine)
-    assert "mine" in FLOW.samplers and find_sampler("mine", FLOW) is mine
+    assert "mine" in FLOW.samplers and find_sampler("mine", FLOW).sampler is mine
     with pytest.raises(ValueError, match="sampler 'euler' is already registered"):
         register_sampler("euler", mine)

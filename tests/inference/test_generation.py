@@ -295,7 +295,7 @@ def test_tensors_of_another_batch_are_told(model):
     "arguments, message",
     [
         ({"sampler_type": "v-ddim"}, "sampler 'v-ddim' does not fit the objective 'rectified_flow'"),
-        ({"sampler_type": "dpmpp-3m-sde"}, r"unknown sampler 'dpmpp-3m-sde'(.|\n)*known: euler, heun, rk4, dpmpp, pingpong"),
+        ({"sampler_type": "dpmpp-4m"}, r"unknown sampler 'dpmpp-4m'(.|\n)*known: euler, heun, rk4, dpmpp, pingpong"),
         ({"sigma_min": 0.3, "sigma_max": 500}, "sampler 'euler' has no option sigma_min, sigma_max"),
         ({"conditioning": [{"promt": "x"}]}, "prompt"),
     ],

@@ -133,7 +133,7 @@ def test_arguments_that_do_not_fit_are_told(model, arguments, message):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"sampler_type": "euler"}, "sampler 'euler' does not fit the objective 'v'"),
+        ({"sampler_type": "dpmpp"}, "sampler 'dpmpp' does not fit the objective 'v'"),
         ({"sampler_type": "v-ddim-cfgpp"}, "follows guidance, and a model without conditions has none"),
         ({"cfg_scale": 3.0}, "has no option cfg_scale"),
     ],

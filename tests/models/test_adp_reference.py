@@ -101,7 +101,7 @@ def sampled(model: nn.Module, x: torch.Tensor, *args: object, **options: object)
         output = model(x, t, *args, **options)
         return Prediction(output, model.objective.denoised(x, output, t), model.objective.noise(x, output, t))
 
-    return find_sampler("v-ddim", model.objective, {}).function(field, x, schedule(model.objective, 4, length=x.shape[-1]))
+    return find_sampler("v-ddim", model.objective, {}).sample(field, x, schedule(model.objective, 4, length=x.shape[-1]))
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ def diffusion_uncond(model: nn.Module, reference: Reference) -> Outputs:
 
     def sampled() -> Tensor:
         x = reference["in.x"]
-        return find_sampler("v-ddim", model.objective, {}).function(field, x, schedule(model.objective, 4, length=x.shape[-1]))
+        return find_sampler("v-ddim", model.objective, {}).sample(field, x, schedule(model.objective, 4, length=x.shape[-1]))
 
     return {"model": lambda: model(reference["in.x"], reference["in.t"]), "v_ddim_eta0_steps4": sampled}
 

@@ -124,7 +124,7 @@ def test_a_pretransform_that_is_to_learn_gets_a_gradient_and_another_does_not():
         ({"inpainting": {}}, "training.inpainting", 'unknown key "inpainting"', ""),
         ({"timestep_sampler": "cosin"}, "training", "cosin", "cosine"),
         ({"demo": {"demo_cfg_scales": [3]}}, "training.demo.demo_cfg_scales", 'unknown key "demo_cfg_scales"', ""),
-        ({"demo": {"sampler_type": "euler"}}, "training.demo.sampler_type", "'euler' does not fit the objective 'v'", "v-ddim"),
+        ({"demo": {"sampler_type": "dpmpp"}}, "training.demo.sampler_type", "'dpmpp' does not fit the objective 'v'", "v-ddim"),
         ({"demo": {"num_demos": 0}}, "training.demo.num_demos", "0", ""),
         ({"learning_rate": None}, "training.learning_rate", "no learning rate: give one here", "diffusion"),
     ],

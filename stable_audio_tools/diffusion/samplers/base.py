@@ -2,10 +2,11 @@
 
 A sampler is one function
 
-    sample(field, x, ts, *, generator=None, callback=None) -> x
+    sample(field, x, ts, *, objective, generator=None, callback=None, **options) -> x
 
-that carries x (B, C, T) from noise level ts[0] to ts[-1]. `ts` is a decreasing (steps + 1,) tensor on the CPU; its float64
-values stay Python numbers, so no step waits for the device.
+that carries x (B, C, T) from noise level ts[0] to ts[-1] along the path of `objective`. `ts` is a decreasing (steps + 1,) tensor
+on the CPU; its float64 values stay Python numbers, so no step waits for the device. Fresh noise is drawn once a step from
+`generator`: with one for each item, a clip is the same in every batch.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Prediction(NamedTuple):
 class Step:
     """Told to a callback after each model evaluation that opens a step.
 
-    index: of the step, from 0. t: its noise level. x: (B, C, T) the state at t. x0: the clean data predicted from it.
+    index: of the step, from 0; of samplers that choose their own steps, how much of the path is done, in the steps asked for.
+    t: its noise level, the highest of the batch. x: (B, C, T) the state at t. x0: the clean data predicted from it.
     """
 
     index: int
@@ -56,7 +58,7 @@ Callback = Callable[[Step], None]
 
 
 SampleFunction = Callable[..., Tensor]
-"""The shape above, plus keyword arguments of its own."""
+"""The shape above."""
 
 
 def make_field(model: Callable[[Tensor, Tensor], Tensor], objective: Objective) -> Field:

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.diffusion.grids import schedule
-from stable_audio_tools.diffusion.samplers import Step, make_field
-from stable_audio_tools.diffusion.samplers.flow import dpmpp
+from stable_audio_tools.diffusion.samplers import Step, find_sampler, make_field
 from stable_audio_tools.models.conditioners import INPAINT_IDS, Condition, MultiConditioner
 from stable_audio_tools.models.latent_diffusion import ConditionedDiffusion
 from stable_audio_tools.nn.teacher import Teacher
@@ -101,7 +100,8 @@ class OdeWarmup(nn.Module):
             return teacher(x, t, cond=conditions, cfg_scale=self.config.cfg)
 
         grid = schedule(teacher.objective, self.config.sampling_steps, length=batch.latents.shape[-1], shift=teacher.dist_shift)
-        target = dpmpp(make_field(ask, teacher.objective), torch.randn_like(batch.latents), grid, callback=states.append)
+        sampler = find_sampler("dpmpp", teacher.objective)
+        target = sampler.sample(make_field(ask, teacher.objective), torch.randn_like(batch.latents), grid, callback=states.append)
         levels = torch.tensor([state.t for state in states], device=target.device)
         x = torch.stack([state.x for state in states])
         return Trajectories(x, levels, target, _read_by(model.conditioner, batch.metadata), inpainting)
