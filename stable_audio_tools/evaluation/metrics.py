@@ -12,6 +12,7 @@ from stable_audio_tools.configs.suggest import did_you_mean
 from . import pairs
 from .comparison import NEEDS, Comparison, Need
 from .measure import Measure
+from .memorisation import memorisation
 from .ratings import ratings
 from .set_distances import frechet, frechet_infinity, kad, kernel
 from .sound_statistics import sound_statistics
@@ -49,6 +50,7 @@ METRICS: dict[str, Metric] = {
     "statistics": Metric(sound_statistics, (), "loudness, peaks, clipping, silence, spectrum, stereo image; and distances of each"),
     "text_score": Metric(text_score, ("prompts", "text_embedder"), "how well clips fit their prompts (CLAP score)"),
     "ratings": Metric(ratings, ("rating_embedder",), "how people would rate the clips"),
+    "memorisation": Metric(memorisation, ("training", "embedder"), "copies of training clips, and the nearest of them to each clip"),
     "mrstft": Metric(pairs.mrstft, ("pairs",), "distance of spectra at several resolutions"),
     "mel": Metric(pairs.mel, ("pairs",), "distance of mel spectra at several resolutions"),
     "si_sdr": Metric(pairs.signal_to_distortion, ("pairs",), "scale-invariant signal-to-distortion ratio"),
@@ -56,7 +58,10 @@ METRICS: dict[str, Metric] = {
     "pesq": Metric(pairs.pesq, ("pairs",), "perceptual speech quality", PESQ),
     "stoi": Metric(pairs.stoi, ("pairs",), "intelligibility of speech", STOI),
 }
-DEFAULT_METRICS: tuple[str, ...] = ("frechet", "kernel", "statistics", "text_score", "ratings", "mrstft", "mel", "si_sdr", "l1")
+DEFAULT_METRICS: tuple[str, ...] = (
+    *("frechet", "kernel", "statistics", "text_score", "ratings", "memorisation"),
+    *("mrstft", "mel", "si_sdr", "l1"),
+)
 """What is computed where nothing is asked for, as far as it fits."""
 
 

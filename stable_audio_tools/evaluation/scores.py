@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .listening import Heard, Labels, Listener
+from .measure import Measure
 from .statistics import Share
 
 TOLERANCE_CENTS = 50.0
@@ -46,6 +47,12 @@ class Scores:
             "silence": _finite(self.silence),
             "broken": self.broken,
         }
+
+    def measures(self, prefix: str, recipe: Mapping[str, Any]) -> list[Measure]:
+        """The shares, with Wilson's intervals, under these names behind a prefix."""
+        shares = {"pitch": self.pitch, "instrument": self.instrument, "loudness_word": self.loudness}
+        shares["broken"] = Share(self.broken, self.pitch.total)
+        return [Measure.of_share(prefix + name, share, recipe, "lower" if name == "broken" else "higher") for name, share in shares.items()]
 
 
 def score(heard: Heard, labels: Sequence[Labels], listener: Listener, *, shuffled: bool = False) -> Scores:
@@ -114,6 +121,11 @@ class EvaluationReport:
         """Plain JSON values; what is not a finite number is None."""
         tables = {"pitched": self.pitched, "unpitched": self.unpitched, "by_instrument": self.by_instrument}
         return {"recipe": dict(self.recipe)} | {name: {row: s.to_dict() for row, s in table.items()} for name, table in tables.items()}
+
+    def measures(self) -> list[Measure]:
+        """The model's scores on prompts with a note, and `tuneless_pitch` and so on, on noise-like ones, in the form of all metrics."""
+        groups = {"": self.model} | ({"tuneless_": self.unpitched[MODEL]} if MODEL in self.unpitched else {})
+        return [measure for prefix, scores in groups.items() for measure in scores.measures(prefix, self.recipe)]
 
     def to_markdown(self) -> str:
         """Tables to read; shares with their 95 % intervals."""
