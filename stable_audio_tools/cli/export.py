@@ -34,7 +34,7 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 AVERAGE = {"ema": True, "online": False}
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 HALF = 2  # bytes
-CARD_NAME = "README.md"
+CARD_FILES = ("README.md", "demos")
 OF_THE_FILE = ("format", "model_config", "crc32")  # texts of a header that are about the file and not the model
 
 
@@ -86,14 +86,16 @@ def run(args: argparse.Namespace) -> int:
     for adapter, strength in adapters:
         log.info("%s", merge_adapter(model, adapter, strength))
     state = _state(args, model, weights.source)
+    header = _header(args, weights)
     try:
-        target.write(state, config, _header(args, weights))
+        target.write(state, config, header)
+        written = [*target.files, *(_write_card(args, target, found, model, header, source.run) if args.card else ())]
     except OSError as error:
         free = f", {_free(target.folder) / 1e9:.2f} GB free" if error.errno in NO_SPACE else ""
         print(f"error: cannot write {args.out}: {error.strerror or error}{free}", file=sys.stderr)
         return 1
     log.info("%s", _summary(args, weights, state, target))
-    for path in target.files:
+    for path in written:
         print(path)
     return 0
 
@@ -106,7 +108,7 @@ def _check_target(args: argparse.Namespace, target: Target, source: Path) -> Non
     place = f"--out {args.out}"
     if any(path.exists() and source.exists() and path.samefile(source) for path in target.files):
         raise ConfigError([Problem((), "this is the checkpoint itself", "name another place")], place)
-    wanted = [*target.files, *([target.folder / CARD_NAME] if args.card else [])]
+    wanted = [*target.files, *(target.folder / name for name in CARD_FILES if args.card)]
     there = [str(path) for path in wanted if path.exists()]
     if there and not args.force:
         raise ConfigError([Problem((), f"there is already {' and '.join(there)}", "--force replaces it; or name another place")], place)
@@ -199,3 +201,29 @@ def _summary(args: argparse.Namespace, weights: LoadedWeights, state: Mapping[st
     which = {"training": "averaged (EMA) weights" if weights.averaged else "online weights"}.get(weights.kind, "weights")
     numbers = sum(tensor.numel() for tensor in state.values())
     return f"exported {which}: {numbers:,} numbers in {args.precision}, {target.weights.stat().st_size / 1e6:.1f} MB"
+
+
+def _write_card(
+    args: argparse.Namespace, target: Target, found: FoundModel, model: nn.Module, header: Mapping[str, str], run: Path | None
+) -> list[Path]:
+    from stable_audio_tools.export.card import Exported
+    from stable_audio_tools.export.card_files import write_card
+
+    which = {"ema": "averaged (EMA)", "online": "online"}.get(header.get("weights", ""), "")
+    facts = [
+        ("Parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),
+        ("Train steps", f"{int(header['train_step']):,}" if "train_step" in header else ""),
+        ("Weights", ", ".join(filter(None, (which, args.precision, "weight norm folded" if args.fold_weight_norm else "")))),
+        ("Merged adapters", ", ".join(Path(name).name for name in json.loads(header.get("adapters", "[]")))),
+    ]
+    plain_name = target.weights.stem if target.config is None else target.folder.resolve().name
+    exported = Exported(
+        name=plain_name if run is None else run.name,
+        config=found.parsed,
+        training=found.config.get("training") or {},
+        weights=target.weights.name,
+        folder=target.config is not None,
+        diffusers=args.format == "diffusers",
+        facts=[(name, text) for name, text in facts if text],
+    )
+    return write_card(target.folder, exported, run, int(header.get("train_step", 0)))
