@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .files import Output
     from .makers import Clip
     from .planning import Plan
+    from .wishes import Wish
 
 __all__ = ["configure", "run"]
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     outline = found.outline()
     planned = plan(args, wishes, outline, found.config)
     out.check(planned.rate, _channels(outline))
-    todo = _todo(args, planned, out)
+    todo = _todo(args, planned, out, wishes)
     if not todo:
         return 0
     model = _loaded(found, adapters).to(device, find_precision(args.precision))
@@ -109,12 +110,23 @@ def _channels(model: Any) -> int:
     return model.io_channels if model.pretransform is None else model.pretransform.io_channels
 
 
-def _todo(args: argparse.Namespace, planned: Plan, out: Output) -> list[tuple[Clip, Path]]:
+def _todo(args: argparse.Namespace, planned: Plan, out: Output, wishes: Sequence[Wish]) -> list[tuple[Clip, Path]]:
     """The clips that are not there yet, each with its file."""
     paths = out.paths(planned.clips, replacing=args.skip_existing)
-    todo = [(clip, path) for clip, path in zip(planned.clips, paths, strict=True) if not (args.skip_existing and path.exists())]
-    if len(todo) < len(paths):
-        log.info("%d of %d clips are there already", len(paths) - len(todo), len(paths))
+    pairs = list(zip(planned.clips, paths, strict=True))
+    if not args.skip_existing:
+        return pairs
+    from .settings import check_same, settings_of
+
+    if args.seed is None and not args.reconstruct and any(wish.seed is None for wish in wishes):
+        message = "clips are known again by their seeds, and some have none"
+        raise ConfigError([Problem((), message, "add --seed, the one the command had before")], source="--skip-existing")
+    for clip, path in pairs:
+        if path.exists():
+            check_same(path, settings_of(args, planned, clip, {}) | out.settings, seeded=not args.reconstruct)
+    todo = [(clip, path) for clip, path in pairs if not path.exists()]
+    if len(todo) < len(pairs):
+        log.info("%d of %d clips are there already", len(pairs) - len(todo), len(pairs))
     return todo
 
 
@@ -129,7 +141,7 @@ def _make(args: argparse.Namespace, planned: Plan, out: Output, todo: list[tuple
         if not out_of_memory(error):
             raise
         _say_interrupted(done, len(todo), out)
-        print(f"error: out of memory: {str(error).splitlines()[0]}\n  = {_less_memory(args)}", file=sys.stderr)
+        print(f"error: out of memory: {str(error).splitlines()[0]}\n  = {_less_memory(args, len(todo))}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, SystemExit):
         _say_interrupted(done, len(todo), out)
@@ -145,12 +157,12 @@ def _written(args: argparse.Namespace, planned: Plan, out: Output, todo: Sequenc
     from .progress import ClipProgress
     from .settings import settings_of
 
-    progress = ClipProgress(len(todo))
+    progress, size = ClipProgress(len(todo)), args.batch_size
     paths = {id(clip): path for clip, path in todo}
     facts = {"objective": getattr(getattr(model, "objective", None), "name", None), "version": __version__, "torch": torch.__version__}
     facts["device"] = next(model.parameters()).device.type
     try:
-        for batch in planned.batches(args.batch_size, [clip for clip, _ in todo]):
+        for batch in planned.batches(size, [clip for clip, _ in todo]):
             progress.begin(len(batch))
             audio = planned.maker.make(model, batch, progress)
             progress.clear()
@@ -167,9 +179,9 @@ def _say_interrupted(done: int, count: int, out: Output) -> None:
         log.info("%d of %d clips are done, in %s; the same command with --skip-existing goes on", done, count, out.folder)
 
 
-def _less_memory(args: argparse.Namespace) -> str:
+def _less_memory(args: argparse.Namespace, count: int) -> str:
     ways = ["a shorter --seconds"]
-    if args.batch_size > 1:
+    if min(args.batch_size, count) > 1:
         ways.insert(0, "a smaller --batch-size")
     if args.precision in (None, "fp32"):
         ways.append("--precision bf16")

@@ -90,14 +90,17 @@ class DiffusionMaker:
         options = dict(key_value(text, "--sampler-option") for text in args.sampler_option)
         if wrong := [name for name, value in options.items() if isinstance(value, str | list | dict) or value is None]:
             raise ConfigError(f"expected a number, got {options[wrong[0]]!r}", source=f"--sampler-option {wrong[0]}")
-        find_sampler(sampler, model.objective, options)
-        guidance = _guidance(args, demo) if hasattr(model, "conditioner") else {}
+        chosen = find_sampler(sampler, model.objective, options)
+        guidance = _guidance(args, demo) if hasattr(model, "conditioner") else {"cfg_scale": 1}
+        if chosen.cfgpp and guidance["cfg_scale"] == 1:
+            message = "follows the unconditional prediction, and without guidance there is none"
+            raise ConfigError([Problem((), message, "add --cfg-scale, from 0 to below 1, or choose another")], f"--sampler {sampler}")
         varied = None if args.init_audio is None else INIT_NOISE_LEVEL if args.init_noise_level is None else args.init_noise_level
         return cls(
             args.steps or demo.get("demo_steps") or STEPS,
             sampler,
             options,
-            guidance,
+            guidance if hasattr(model, "conditioner") else {},
             args.init_audio,
             varied,
             args.inpaint_audio,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from stable_audio_tools.configs.errors import ConfigError, Problem
 from .conditions import ConditionReader
 from .makers import MAKERS, Clip, Maker, audio_seconds
 from .wishes import Wish
+
+log = logging.getLogger(__name__)
 
 MOST_SEEDS = 2**31
 
@@ -74,6 +77,8 @@ def _generated(
     keep = [trained if wish.seconds is None else max(1, round(wish.seconds * rate)) for wish in wishes]
     _check_given_audio(args, wishes, [samples / rate for samples in keep])
     reader = ConditionReader(model, config)
+    if max(keep) > trained:
+        log.warning("%g s are longer than the clips of %g s that the model was trained on", max(keep) / rate, trained / rate)
     metadata = reader.metadata(wishes, [samples / rate for samples in keep], source)
     _check_negatives(wishes, reader, maker.settings.get("cfg_scale"))
     # A diffusion model that is told how long a sound is was trained on whole clips that end in silence, so it gets one.

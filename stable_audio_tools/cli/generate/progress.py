@@ -31,7 +31,8 @@ class ClipProgress:
         now = time.monotonic()
         if self.terminal and (now - self._told >= RENEW_S or step == steps):
             self._told = now
-            text = f"{self._clips()}, step {step} of {steps}, about {duration(self._left(step / steps))} left"
+            share = min(step / steps, 1)  # a sampler that chooses its steps may take more
+            text = f"{self._clips()}, step {step} of {steps}, about {duration(self._left(share))} left"
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
@@ -40,7 +41,8 @@ class ClipProgress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
     def _clips(self) -> str:
-        return f"clips {self._done + 1} to {self._done + self._batch} of {self.count}"
+        first, last = self._done + 1, self._done + self._batch
+        return f"clip {first} of {self.count}" if first == last else f"clips {first} to {last} of {self.count}"
 
     def _left(self, share: float) -> float:
         """Seconds, when this share of the batch is done."""

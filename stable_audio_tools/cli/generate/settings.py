@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.configs.parse import read_json
 from stable_audio_tools.configs.suggest import did_you_mean
 
@@ -50,6 +50,28 @@ def settings_of(args: argparse.Namespace, plan: Plan, clip: Clip, facts: Mapping
         "sample_rate": plan.rate,
         **facts,
     }
+
+
+def check_same(path: Path, settings: Mapping[str, Any], *, seeded: bool) -> None:
+    """Whether the clip at `path` was made with these settings.
+
+    Args:
+        seeded: a different seed is a different setting.
+
+    Raises:
+        ConfigError: it was not, or nothing says so.
+    """
+    source = "--skip-existing"
+    beside = path.with_suffix(".json")
+    if not beside.exists():
+        raise ConfigError([Problem((), f"{path} is there without its settings", "choose another --out, or remove it")], source=source)
+    before, _ = read_json(beside)
+    names = [key for key in (*SAME, *FLAGS) if seeded or key != "seed"]
+    now = json.loads(json.dumps({key: value for key, value in settings.items() if value is not None}))
+    if changed := [key for key in names if before.get(key) != now.get(key)]:
+        was, wanted = (value_text(found.get(changed[0])) for found in (before, now))
+        message = f"{path} is there, made with {changed[0]} {was}, and {wanted} is asked for"
+        raise ConfigError([Problem((), message, "choose another --out, or remove it")], source=source)
 
 
 def fill_in(args: argparse.Namespace, parse: Callable[[list[str]], argparse.Namespace]) -> argparse.Namespace:
