@@ -104,6 +104,7 @@ class DiffusionAutoencoderBody(StrictModel):
             latent_dim=self.latent_dim,
             frame_ratio=self.frame_ratio,
             frame_multiple=self.frame_multiple,
+            min_samples=self.min_samples,
             sample_rate=sample_rate,
             io_channels=self.io_channels,
         )
@@ -186,7 +187,7 @@ class DiffusionAutoencoder(AudioAutoencoder):
 
     An autoencoder whose `decoder`, if any, prepares the latents for `diffusion`, the network.
     Called as `model(x, t, latents)`, it predicts what its `objective` asks for, as in training.
-    dist_shift: None, there is none.
+    dist_shift: None, there is none. min_input_length: numbers of audio samples are multiples of it. min_samples: the least of them.
     """
 
     dist_shift: DistributionShift | None = None
@@ -202,6 +203,7 @@ class DiffusionAutoencoder(AudioAutoencoder):
         frame_ratio: int,
         sample_rate: int,
         frame_multiple: int = 1,
+        min_samples: int = 1,
         io_channels: int = 2,
         bottleneck: Bottleneck | None = None,
         pretransform: Pretransform | None = None,
@@ -222,7 +224,7 @@ class DiffusionAutoencoder(AudioAutoencoder):
         )
         self.diffusion = diffusion
         self.objective, self.frame_ratio = objective, frame_ratio
-        self.min_input_length = frame_multiple * samples
+        self.min_input_length, self.min_samples = frame_multiple * samples, min_samples
 
     @property
     def diffusion_objective(self) -> str:
