@@ -65,8 +65,8 @@ def _problem(folder: Path) -> Problem | None:
         return Problem((), f"there is no folder {folder}", "name the folder of a run, such as runs/quickstart")
     if any((folder / name).is_file() for name in MARKS):
         return None
-    inside = sorted(path.parent for name in MARKS for path in folder.glob(f"*/{name}"))
-    runs = " ".join(dict.fromkeys(map(str, inside[:3])))
+    inside = sorted({str(path.parent) for name in MARKS for path in folder.glob(f"*/{name}")})
+    runs = " ".join(inside[:3])
     return Problem((), f"{folder} is not the folder of a run: it has no {', '.join(MARKS)}", f"did you mean {runs}?" if runs else "")
 
 

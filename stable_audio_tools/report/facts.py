@@ -83,6 +83,7 @@ def cost_facts(folder: RunFolder) -> Facts:
             ("A train step", f"{1 / speed:.3g} s" if speed else ""),
             ("Peak memory a device", " · ".join(filter(None, (measured and f"measured {measured}", planned)))),
             *((f"Planned {kind}", scaled(number(memory.get(kind)), base=1024, unit="B")) for kind in MEMORY_KINDS if memory.get(kind)),
+            ("Memory of the process, at most", scaled(number(run.get("peak_process_memory")), base=1024, unit="B")),
             ("Operations a step", scaled(flops, unit="FLOP")),
             ("Rate", scaled(flops * speed, unit="FLOP/s") + " a device" if flops and speed else ""),
             ("A checkpoint", scaled(number(plan.get("checkpoint")), base=1024, unit="B")),
@@ -118,6 +119,7 @@ def data_facts(report: Mapping[str, Any]) -> Facts:
     return known(
         [
             ("Where", string(report.get("path"))),
+            ("Kind", f"{report['kind']}, made by {string(report.get('encoder'))}" if isinstance(report.get("kind"), str) else ""),
             ("Items", f"{files:,.0f}" if files is not None else ""),
             ("With a caption", f"{captioned:,.0f} ({captioned / files:.0%})" if captioned is not None and files else ""),
             ("Length in all", f"{hours:,.2f} hours" if hours else ""),
@@ -130,6 +132,5 @@ def data_facts(report: Mapping[str, Any]) -> Facts:
 
 
 def _bad(report: Mapping[str, Any]) -> str:
-    bad = report.get("bad")
-    count = len(bad) if isinstance(bad, list) else number(bad)
+    count = number(report.get("num_bad"))
     return f"{count:,.0f} files" if count else ""

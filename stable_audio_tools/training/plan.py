@@ -9,22 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from stable_audio_tools.models.conditioners import Conditioner
 from stable_audio_tools.training.config import AnyRun
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
 from stable_audio_tools.training.module import TrainingModule
+from stable_audio_tools.training.parts import Part, parts_of
 from stable_audio_tools.training.step_cost import Turn, measure_turns, size_of
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the model: its parameters, and how many of them train."""
-
-    name: str
-    parameters: int
-    trainable: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,7 @@ def make_plan(config: AnyRun, *, batch_size: int = 1, precision: str = "32-true"
     """
     with torch.device("meta"):
         module = create_training_wrapper_from_config(config, config.build())
-    parts = _parts(module)
+    parts = parts_of(module)
     turns = tuple(measure_turns(module, config, batch_size, precision))
     memory = _memory(module, turns, accumulates=accum_batches > 1)
     flops = sum(turn.flops for turn in turns) // len(turns) * accum_batches
@@ -111,23 +102,10 @@ def largest_batch(
     return fits
 
 
-def _parts(module: TrainingModule) -> tuple[Part, ...]:
-    named = dict(module.model.named_children())
-    if isinstance(discriminator := getattr(module.strategy, "discriminator", None), nn.Module):
-        named["discriminator"] = discriminator
-    parts = (_part(name, part) for name, part in named.items())
-    return tuple(part for part in parts if part.parameters)
-
-
 def _loaded_later(module: TrainingModule) -> tuple[str, ...]:
     conditioner = getattr(module.model, "conditioner", None)
     named = {} if conditioner is None else conditioner.conditioners
     return tuple(name for name, part in named.items() if type(part).stand_in is not Conditioner.stand_in)
-
-
-def _part(name: str, module: nn.Module) -> Part:
-    weights = list(module.parameters())
-    return Part(name, sum(p.numel() for p in weights), sum(p.numel() for p in weights if p.requires_grad))
 
 
 def _memory(module: TrainingModule, turns: tuple[Turn, ...], *, accumulates: bool) -> Memory:

@@ -1,19 +1,25 @@
-"""The run folder as it grows: `run.json` (status, versions, time) and the report that is rebuilt from it."""
+"""The run folder as it grows: `run.json` (status, versions, size, time), `data.json`, and the report that is rebuilt from them."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import platform
+import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from stable_audio_tools.report import build_report
+from stable_audio_tools.training.data_summary import summarise
+from stable_audio_tools.training.parts import parts_of
 from stable_audio_tools.training.stop_signals import StoppedBySignal
 
 log = logging.getLogger(__name__)
@@ -53,13 +59,20 @@ class RunFolder(pl.Callback):
             "started": self._first_started or datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
             "parameters": sum(p.numel() for p in pl_module.model.parameters() if p.requires_grad),
+            "parts": [asdict(part) for part in parts_of(pl_module)],
             "device": str(trainer.strategy.root_device),
+            "devices": trainer.world_size,
+            "precision": trainer.precision,
+            "accum_batches": pl_module.accumulate_batches,
+            "batch_size": getattr(getattr(trainer, "datamodule", None), "batch_size", None),
         }
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._start = self._next = time.monotonic()
         if pl_module.train_step:
             self._resumed.append(pl_module.train_step)
+        if trainer.is_global_zero:
+            self._describe_data(getattr(trainer.train_dataloader, "dataset", None))
         self.update(trainer, pl_module, "running")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -71,6 +84,12 @@ class RunFolder(pl.Callback):
             self.update(trainer, pl_module, "stopped")
         elif self._facts:
             self.update(trainer, pl_module, "failed", error=f"{type(exception).__name__}: {exception}")
+
+    def _describe_data(self, dataset: Any) -> None:
+        try:
+            write_json(self.folder / "data.json", {"folders": summarise(dataset)})
+        except Exception:
+            log.exception("what the data are could not be written down; training goes on")
 
     def update(self, trainer: pl.Trainer, module: Any, status: str, **more: Any) -> None:
         """Write the status and rebuild the report."""
@@ -86,6 +105,7 @@ class RunFolder(pl.Callback):
             "wall_s": round(self._before_s + time.monotonic() - self._start, 1),
             "resumed": self._resumed,
             "resume": self.resume,
+            **peak_memory(trainer.strategy.root_device),
         }
         try:
             write_json(self.folder / "run.json", state | self._facts | more)
@@ -94,6 +114,17 @@ class RunFolder(pl.Callback):
             log.error("the report could not be written: %s; training goes on", error)
         except Exception:
             log.exception("the report could not be built; training goes on")
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Most bytes so far: of tensors on a CUDA device, and of the process, in resident memory where the system says it."""
+    found = {"peak_memory": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
+    with contextlib.suppress(ImportError):  # Windows has no such module
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["peak_process_memory"] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found
 
 
 def versions() -> dict[str, str]:

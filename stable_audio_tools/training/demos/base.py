@@ -9,6 +9,7 @@ goes on.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from stable_audio_tools.audio.io import save_audio
 from stable_audio_tools.audio.latent_picture import save_latents
+from stable_audio_tools.audio.loudness import can_measure, loudness_lufs
 from stable_audio_tools.audio.spectrogram import save_spectrogram
 from stable_audio_tools.inference.generation import evaluation_mode
 from stable_audio_tools.training.loggers import DemoFiles, log_demo
@@ -131,8 +133,15 @@ class DemoCallback(Callback):
         log_demo(trainer.loggers, files, step)
         facts = {"prompt": demo.prompt, "cfg_scale": demo.cfg_scale, "seed": demo.seed, "info": demo.info or None}
         facts["latents"] = files.latents_file.name if files.latents_file else None
+        facts["loudness_lufs"] = _loudness(audio, self.sample_rate)
         entry = {"title": demo.title, "audio": f"{stem}.wav", "image": f"{stem}.png", "kind": demo.kind, "group": demo.group}
         return entry | {key: value for key, value in facts.items() if value is not None}
+
+
+def _loudness(audio: Tensor, sample_rate: int) -> float | None:
+    """LUFS; None for silence, and where it cannot be measured."""
+    loudness = loudness_lufs(audio, sample_rate) if can_measure(sample_rate, audio.shape[0]) else -math.inf
+    return round(loudness, 2) if math.isfinite(loudness) else None
 
 
 @contextmanager
