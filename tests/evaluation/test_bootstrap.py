@@ -1,0 +1,97 @@
+"""Intervals: what they are made of, and that they hold what they say they hold."""
+
+import math
+
+import pytest
+import torch
+
+from stable_audio_tools.diffusion.seeds import generator_for
+from stable_audio_tools.evaluation.bootstrap import Bootstrap, student_quantile
+from stable_audio_tools.evaluation.frechet import frechet_of, gaussian
+from stable_audio_tools.evaluation.statistics import Share
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (10, 2.2281), (30, 2.0423), (1000, 1.9623)]
+)
+def test_students_quantiles_are_those_of_the_tables(freedom, quantile):
+    assert student_quantile(freedom) == pytest.approx(quantile, rel=0.004)
+
+
+def test_resamples_are_of_the_size_of_the_set_and_seeded():
+    counts = Bootstrap(50, seed=1).counts(30)
+    assert counts.shape == (50, 30) and (counts.sum(1) == 30).all() and (counts == 0).any() and (counts > 1).any()
+    assert torch.equal(counts, Bootstrap(50, seed=1).counts(30))
+    assert not torch.equal(counts, Bootstrap(50, seed=2).counts(30))
+    first, second = Bootstrap(50).two_counts(30, 30)
+    assert torch.equal(first, second)
+    first, second = Bootstrap(50).two_counts(30, 31)
+    assert first.shape == (50, 30) and second.shape == (50, 31)
+
+
+def test_the_mean_has_its_classical_interval():
+    values = torch.randn(400, generator=torch.Generator().manual_seed(0)) * 3 + 7
+    measure = Bootstrap(2000).mean("x", values, {"rate": 1}, "lower", "dB")
+    half = 1.96 * float(values.std()) / 20
+    assert measure.value == pytest.approx(float(values.mean()))
+    assert measure.high - measure.value == pytest.approx(half, rel=0.1) and measure.value - measure.low == pytest.approx(half, rel=0.1)
+    assert measure.n == 400 and measure.recipe["resamples"] == 2000 and measure.recipe["rate"] == 1 and measure.better == "lower"
+
+
+def test_what_cannot_be_measured_is_left_out_and_said():
+    measure = Bootstrap().mean("x", torch.tensor([1.0, math.nan, 3.0]), {})
+    assert measure.value == 2 and measure.n == 2 and measure.recipe["left_out"] == 1
+    for values in (torch.tensor([math.nan]), torch.zeros(0)):
+        nothing = Bootstrap().mean("x", values, {})
+        assert math.isnan(nothing.value) and nothing.n == 0 and nothing.to_dict()["value"] is None
+    one = Bootstrap().mean("x", torch.tensor([4.0]), {})
+    assert one.value == 4 and math.isnan(one.low) and math.isnan(one.high)
+
+
+def coverage(truth, interval, trials):
+    ends = [interval(trial) for trial in range(trials)]
+    return sum(low <= truth <= high for low, high in ends) / trials
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("n", [8, 20, 100])
+@pytest.mark.parametrize("draw", ["normal", "exponential"])
+def test_intervals_of_means_hold_the_mean(n, draw):
+    def interval(trial):
+        values = torch.randn(n, generator=generator_for(trial, n))
+        measure = Bootstrap(400, seed=trial).mean("x", values if draw == "normal" else -values.sigmoid().log(), {})
+        return measure.low, measure.high
+
+    mean = 0.0 if draw == "normal" else float(-torch.randn(4_000_000, generator=torch.Generator().manual_seed(1)).sigmoid().log().mean())
+    assert 0.92 <= coverage(mean, interval, 1000) <= 0.985
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("shift", [0.3, 1.0])
+def test_intervals_of_the_frechet_distance_hold_what_other_clips_would_give(shift):
+    """On average over sets of this size."""
+
+    def sets(trial):
+        rows = torch.randn(120, 6, generator=generator_for(trial, 9), dtype=torch.float64)
+        return rows[:60] + shift, rows[60:]
+
+    def distance(first, second, *counts):
+        return frechet_of(torch.cat(gaussian(first, *counts[:1])), torch.cat(gaussian(second, *counts[1:])))
+
+    def interval(trial):
+        first, second = sets(trial)
+        draws = [distance(first, second, *counts) for counts in zip(*Bootstrap(200, seed=trial).two_counts(60, 60), strict=True)]
+        return Bootstrap().interval(distance(first, second), torch.tensor(draws), 60)
+
+    usual = sum(distance(*sets(10_000 + trial)) for trial in range(2000)) / 2000
+    assert coverage(usual, interval, 400) >= 0.9
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("p", [0.02, 0.3])
+def test_intervals_of_shares_hold_the_share(p):
+    def interval(trial):
+        hits = int((torch.rand(60, generator=generator_for(trial, 3)) < p).sum())
+        return Share(hits, 60).interval
+
+    assert coverage(p, interval, 2000) >= 0.92
