@@ -1,131 +1,41 @@
-"""`export` as a user runs it, in process: what is written is the model that was trained, whatever its kind and the format."""
+"""`export` as a user runs it: what is written is the model that was trained, whatever its kind, and is read everywhere."""
 
-import sys
+import json
 from pathlib import Path
 
+import configs
 import pytest
 import torch
 from safetensors.torch import load_file
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import configs
+from trainings import ALWAYS_AVERAGED, KINDS, checkpoint, config_of, exact, outputs, trained
 
 from stable_audio_tools import get_pretrained_model
 from stable_audio_tools.cli.main import main
-from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_cond_inpaint, generate_diffusion_uncond
-from stable_audio_tools.inference.reconstruction import reconstruct
 from stable_audio_tools.models import create_model_from_config
-from stable_audio_tools.models.checkpoints import load_weights
-from stable_audio_tools.training.factory import create_training_wrapper_from_config
-
-
-def arc():
-    teacher = {"use_model_as_teacher": True, "teacher_model_ckpt": "teacher.safetensors"}
-    heads = {"type": "conv", "weights": {"gen": 1.0, "dis": 1.0}, "config": {"dit_hidden_layer": 1}}
-    return configs.text_to_audio(arc={**teacher, "discriminator_base_ckpt": "teacher.safetensors", "discriminator": heads})
-
-
-KINDS = {
-    "autoencoder": configs.autoencoder,
-    "diffusion_cond": configs.text_to_audio,
-    "diffusion_cond_inpaint": configs.inpainting,
-    "diffusion_uncond": configs.unconditional,
-    "diffusion_autoencoder": configs.diffusion_autoencoder,
-    "lm": configs.language_model,
-}
-ALWAYS_AVERAGED = ("diffusion_uncond", "diffusion_autoencoder")
-
-
-def config_of(kind, *, averaged=True):
-    return KINDS[kind](**({} if kind in ALWAYS_AVERAGED else {"use_ema": averaged}))
-
-
-def moved(module, seed):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-
-
-def trained(config):
-    """A training whose averages differ from its online weights."""
-    torch.manual_seed(0)
-    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
-    moved(wrapper.model, 1)
-    for average, _ in wrapper.averages().values():
-        moved(average.ema_model, 2)
-    return wrapper
-
-
-def checkpoint(path, wrapper, **more):
-    content = {"state_dict": wrapper.state_dict(), "pytorch-lightning_version": "2.6.0", "model_config": wrapper.model_config}
-    torch.save(content | {"stable_audio_tools": {"train_step": 7}, "optimizer_states": [], "global_step": 14} | more, path)
-    return str(path)
-
-
-def outputs(model, kind):
-    """What the model makes, the same every time."""
-    model.eval()
-    audio = torch.sin(torch.arange(2048) / 7)[None]
-    match kind:
-        case "autoencoder" | "diffusion_autoencoder":
-            return reconstruct(model, (8000, audio), seed=0, **({"steps": 2} if kind == "diffusion_autoencoder" else {}))
-        case "diffusion_uncond":
-            return generate_diffusion_uncond(model, steps=2, sample_size=2048, seed=0)
-        case "diffusion_cond":
-            return generate_diffusion_cond(model, 2, 2.0, conditioning=[{"prompt": "a bell"}], sample_size=2048, seed=0)
-        case "diffusion_cond_inpaint":
-            more = {"inpaint_audio": (8000, audio), "regenerate_s": [(0.0, 0.1)]}
-            return generate_diffusion_cond_inpaint(model, 2, 2.0, conditioning=[{"prompt": "a bell"}], sample_size=2048, seed=0, **more)
-    codes = torch.arange(3 * 16).reshape(1, 3, 16) % 16
-    with torch.no_grad():
-        logits = model.compute_logits(codes, model.conditioner([{"prompt": "a bell"}], "cpu")).logits.nan_to_num()
-        return torch.cat([logits.flatten(), model.pretransform.decode_tokens(codes).flatten()])
-
-
-@pytest.fixture
-def export(tmp_path, monkeypatch, capsys, caplog):
-    """Runs the command in an empty folder; gives the status, the files written, and what was said beside."""
-    monkeypatch.chdir(tmp_path)
-    caplog.set_level("INFO")
-
-    def call(*arguments):
-        status = main(["export", *arguments])
-        out, err = capsys.readouterr()
-        return status, [Path(line) for line in out.splitlines()], caplog.text + err
-
-    return call
-
-
-def exact(a, b):
-    torch.testing.assert_close(a, b, rtol=0, atol=0)
-
+from stable_audio_tools.models.checkpoints import load_weights, save_model
+from stable_audio_tools.training.start import StartingWeights
 
 # the same model
 
 
-@pytest.mark.parametrize("weights", ["ema", "online"])
+@pytest.mark.parametrize("weights", ["ema", pytest.param("online", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_model_gives_the_same_output_to_the_bit(export, kind, weights):
+    """Averages are the default, and which weights it was is said."""
     wrapper = trained(config_of(kind))
-    status, written, _ = export(checkpoint("step.ckpt", wrapper), "--out", "model.safetensors", "--weights", weights)
+    asked = () if weights == "ema" else ("--weights", weights)
+    status, written, said = export(checkpoint("step.ckpt", wrapper), "--out", "model.safetensors", *asked)
     assert status == 0 and written == [Path("model.safetensors")]
+    assert {"ema": "exported averaged (EMA) weights", "online": "exported online weights"}[weights] in said
+    assert load_weights("model.safetensors").metadata.items() >= {"weights": weights, "train_step": "7"}.items()
     model, config = get_pretrained_model("model.safetensors")
     assert config == wrapper.model_config
-    wanted = outputs(wrapper.sampling_model if weights == "ema" else wrapper.model, kind)
-    exact(outputs(model, kind), wanted)
-    assert not torch.equal(wanted, outputs(wrapper.model if weights == "ema" else wrapper.sampling_model, kind))
+    chosen, other = (wrapper.sampling_model, wrapper.model) if weights == "ema" else (wrapper.model, wrapper.sampling_model)
+    exact(outputs(model, kind), wanted := outputs(chosen, kind))
+    assert not torch.equal(wanted, outputs(other, kind))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_averages_are_the_default_and_it_is_said(export, kind):
-    wrapper = trained(config_of(kind))
-    _, _, err = export(checkpoint("step.ckpt", wrapper), "--out", "model.safetensors")
-    assert "averaged (EMA) weights" in err
-    assert load_weights("model.safetensors").metadata.items() >= {"weights": "ema", "train_step": "7"}.items()
-    exact(outputs(get_pretrained_model("model.safetensors")[0], kind), outputs(wrapper.sampling_model, kind))
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ALWAYS_AVERAGED])
 def test_a_training_without_averages_exports_its_online_weights(export, kind):
     wrapper = trained(config_of(kind, averaged=False))
@@ -140,6 +50,7 @@ def test_a_training_without_averages_exports_its_online_weights(export, kind):
 PRECISE = {"fp16": 0.003, "bf16": 0.02}  # of the output's own deviation; measured: 0.0009 and 0.0071 at most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISE)
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_halves_the_file_and_stays_near(export, kind, precision):
@@ -152,3 +63,99 @@ def test_half_precision_halves_the_file_and_stays_near(export, kind, precision):
     assert halves > 0.9 * sum(t.numel() for t in tensors.values() if t.is_floating_point())
     wanted, got = outputs(wrapper.sampling_model, kind), outputs(get_pretrained_model("half.safetensors")[0], kind)
     assert 0 < (got - wanted).square().mean().sqrt() < PRECISE[precision] * wanted.std()
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lm", "diffusion_autoencoder"))])
+def test_folded_weight_norm_gives_the_same_output(export, kind):
+    wrapper = trained(config_of(kind))
+    export(checkpoint("step.ckpt", wrapper), "--out", "folded.safetensors", "--fold-weight-norm")
+    assert not [key for key in load_file("folded.safetensors") if key.endswith(("weight_g", "weight_v"))]
+    wanted = outputs(wrapper.sampling_model, kind)
+    torch.testing.assert_close(outputs(get_pretrained_model("folded.safetensors")[0], kind), wanted, rtol=1e-5, atol=1e-5)
+    assert [key for key in wrapper.sampling_model.state_dict() if key.endswith("weight_g")]
+
+
+def test_frequencies_and_buffers_stay_exact_in_half_precision(export):
+    export(checkpoint("step.ckpt", trained(config_of("diffusion_cond"))), "--out", "half.safetensors", "--precision", "bf16")
+    kept = {key for key, tensor in load_file("half.safetensors").items() if tensor.dtype == torch.float32 and tensor.any()}
+    assert kept == {"model.model.timestep_features.weight", "model.model.transformer.rotary_pos_emb.inv_freq"}
+
+
+def test_weights_beyond_float16_are_refused(export):
+    wrapper = trained(config_of("diffusion_uncond"))
+    with torch.no_grad():
+        next(wrapper.diffusion_ema.ema_model.parameters()).view(-1)[0] = 1.0
+        wrapper.diffusion_ema.ema_model.model.to_timestep_embed[0].bias[0] = 1e5
+    path = checkpoint("step.ckpt", wrapper)
+    status, _, err = export(path, "--out", "half", "--precision", "fp16")
+    assert status == 2 and "beyond 65,504, the largest of fp16" in err and "export it as bf16" in err and not Path("half").exists()
+    assert export(path, "--out", "half", "--precision", "bf16")[0] == 0
+
+
+def test_what_belongs_to_training_alone_is_left_out(export):
+    """An adversarial training's discriminator, upstream's second copy of online weights, a strategy's and a teacher's weights."""
+    wrapper = trained(config_of("autoencoder"))
+    state = wrapper.state_dict()
+    state |= {f"autoencoder_ema.online_model.{key}": torch.zeros_like(value) for key, value in wrapper.model.state_dict().items()}
+    state |= {"teacher_model.encoder.weight": torch.ones(2), "losses_gen.losses.0.window": torch.ones(3)}
+    assert any("discriminator" in key for key in state)
+    export(checkpoint("step.ckpt", wrapper, state_dict=state), "--out", "model.safetensors")
+    assert load_file("model.safetensors").keys() == wrapper.model.state_dict().keys()
+    exact(outputs(get_pretrained_model("model.safetensors")[0], "autoencoder"), outputs(wrapper.sampling_model, "autoencoder"))
+
+
+def test_arc_exports_the_student_alone(export):
+    config = configs.text_to_audio()
+    optimizer = {"optimizer": {"type": "AdamW", "config": {"lr": 1e-3}}}
+    config["training"] = {
+        "optimizer_configs": {"diffusion": optimizer, "discriminator": optimizer},
+        "demo": config["training"]["demo"],
+        "arc": {"use_model_as_discriminator": True, "discriminator": {"dit_hidden_layer": 0, "type": "conv"}},
+    }
+    wrapper = trained(config)
+    assert any(key.startswith("strategy.") for key in wrapper.state_dict())
+    export(checkpoint("step.ckpt", wrapper), "--out", "student")
+    assert load_file("student/model.safetensors").keys() == wrapper.model.state_dict().keys()
+    exact(outputs(get_pretrained_model("student")[0], "diffusion_cond"), outputs(wrapper.sampling_model, "diffusion_cond"))
+
+
+def test_adapters_are_merged_with_their_strength(export):
+    wrapper = trained(config_of("diffusion_cond"))
+    key = "model.model.transformer.layers.0.self_attn.to_qkv"
+    down, up = torch.randn(2, 32), torch.randn(96, 2)
+    lora = {f"base_model.model.{key}.lora_A.weight": down, f"base_model.model.{key}.lora_B.weight": up}
+    save_model("lora.safetensors", lora, {}, {"adapter_config": json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4})})
+    export(checkpoint("step.ckpt", wrapper), "--out", "merged.safetensors", "--adapter", "lora.safetensors:0.5")
+    want = wrapper.sampling_model.state_dict()
+    got = load_weights("merged.safetensors")
+    torch.testing.assert_close(got.state_dict[f"{key}.weight"], want[f"{key}.weight"] + 0.5 * 2 * up @ down)
+    assert all(torch.equal(got.state_dict[name], want[name]) for name in want if name != f"{key}.weight")
+    assert json.loads(got.metadata["adapters"]) == ["lora.safetensors:0.5"]
+
+
+def test_an_export_is_exported_again_to_half_precision(export):
+    wrapper = trained(config_of("diffusion_uncond"))
+    export(checkpoint("step.ckpt", wrapper), "--out", "whole")
+    assert export("whole", "--out", "half", "--precision", "fp16")[0] == 0
+    assert load_weights("half/model.safetensors").metadata["train_step"] == "7"
+    assert json.loads(Path("half/model_config.json").read_text()) == wrapper.model_config
+
+
+# readers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--precision", "fp16"), ("--format", "peer"), ("--fold-weight-norm",)], ids=" ".join)
+@pytest.mark.parametrize("out", ["model.safetensors", "folder"])
+def test_everything_that_is_written_is_read_by_generate_and_by_training(export, out, more, capsys):
+    config = configs.text_to_audio()
+    config["model"]["conditioning"]["configs"] = [{"id": "prompt", "type": "int", "config": {"min_val": 0, "max_val": 9}}]
+    wrapper = trained(config)
+    _, written, _ = export(checkpoint("step.ckpt", wrapper), "--out", out, *more)
+    assert get_pretrained_model(out)[1] == config
+    assert main(["generate", "--model", out, "--cond", "prompt=3", "--steps", "1", "--seed", "0", "--out", "clip.wav"]) == 0
+    fresh = create_model_from_config(config)
+    StartingWeights(pretrained=(str(written[0]),)).load_into(fresh)
+    bound = 0 if more != ("--precision", "fp16") else 1e-3
+    for key, value in wrapper.sampling_model.state_dict().items():
+        torch.testing.assert_close(fresh.state_dict()[key], value, rtol=bound, atol=bound)
