@@ -24,7 +24,7 @@ def conformed(given: GivenAudio, sample_rate: int, channels: int, name: str, *, 
         ValueError: it is no audio, is empty, is of another number of items, or its channels cannot be converted.
     """
     rate, audio = given
-    audio = audio.reshape(-1, *audio.shape[-2:]) if audio.ndim in (2, 3) else audio[None, None] if audio.ndim == 1 else audio
+    audio = audio[(None,) * (3 - audio.ndim)] if audio.ndim in (1, 2) else audio
     count = "" if batch_size is None else f" with B = 1 or {batch_size}"
     if audio.ndim != 3 or (batch_size is not None and audio.shape[0] not in (1, batch_size)):
         raise ValueError(f"{name} has shape {tuple(audio.shape)}, expected (C, T), or (B, C, T){count}")
