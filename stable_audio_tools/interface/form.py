@@ -30,6 +30,7 @@ CONDITION = "conditions."
 OPTION = "sampler_options."
 MOST_STEPS, MOST_GUIDANCE = 500, 25.0  # chosen: beyond what any sampler or model gains by
 GUIDANCE_HELP = "how closely to follow; 1 is none"
+MOST_SEED = 2**53 - 2**10  # a browser counts no further
 MOST_CLIPS = 16  # chosen: more are a job for the command `generate`
 FEW = 3  # samplers that a line names
 STEPS, CFG_SCALE = 50, 3.0  # chosen: where the model's demo settings do not say
@@ -52,7 +53,7 @@ class Entry:
     high: float | None = None
     choices: tuple[str | int, ...] = ()
     help: str = ""
-    group: Literal["main", "more", "guidance", "sampler", "start", "inpaint"] = "main"
+    group: Literal["main", "more", "guidance", "sampler", "start", "inpaint", "adapters"] = "main"
     blank: bool = False
     wide: bool = False
 
@@ -287,7 +288,7 @@ def _seed_and_clips() -> Iterator[Entry]:
 
 
 def _seed() -> Entry:
-    return Entry("seed", "whole", "Seed", -1, -1, 2**63 - 1 - MOST_CLIPS, help="-1: a fresh one")
+    return Entry("seed", "whole", "Seed", -1, -1, MOST_SEED, help="-1: a fresh one")
 
 
 def _demo(config: BaseModelConfig) -> Mapping[str, Any]:
@@ -295,7 +296,8 @@ def _demo(config: BaseModelConfig) -> Mapping[str, Any]:
 
 
 def _conditions(config: BaseModelConfig) -> Iterator[Entry]:
-    finished = config.model.conditioning.pre_encoded_keys if config.model.conditioning else ()
+    section: ConditioningConfig | None = getattr(config.model, "conditioning", None)
+    finished = section.pre_encoded_keys if section else ()
     for name, conditioner in conditioners_of(config).items():
         if name in finished:
             message = f"the condition {value_text(name)} is a finished tensor (conditioning.pre_encoded_keys), which a page cannot ask for"

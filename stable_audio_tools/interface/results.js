@@ -23,7 +23,7 @@ function formatButton(clip, form) {
   const button = make('button', { type: 'button', textContent: form.toUpperCase() });
   button.addEventListener('click', async () => {
     button.disabled = true;
-    const answer = JSON.parse(await server.converted(clip.audio, form));
+    const answer = JSON.parse(await server.converted({ name: clip.audio, form }));
     button.disabled = false;
     if (answer.problem) return tell(answer.problem);
     download(place(answer.name), answer.name.split('/').pop());
@@ -64,14 +64,28 @@ function settingsTable(clip) {
   return make('details', {}, make('summary', { textContent: 'Settings' }), make('table', {}, ...rows));
 }
 
+function reuse(words, name, value) {
+  const button = make('button', { type: 'button', textContent: words });
+  button.addEventListener('click', () => {
+    if (!document.getElementById(`set-${name.replace('_', '-')}`)) return tell('The model that is chosen now takes no such thing.');
+    window.dispatchEvent(new CustomEvent('sat-use', { detail: { name, value } }));
+  });
+  return button;
+}
+
 function card(clip, siblings) {
   const name = clip.audio.split('/').pop();
   const wav = make('a', { href: place(clip.audio), download: name, textContent: 'WAV', className: 'sat-wav' });
   const words = make('span', { className: 'sat-grow', textContent: `seed ${clip.settings.seed} · ${clock(clip.seconds)}` });
   const line = make('div', { className: 'sat-line' }, words, wav, ...props.formats.map((form) => formatButton(clip, form)));
+  const again = make('div', { className: 'sat-line' }, make('span', { className: 'sat-grow', textContent: 'use again:' }), ...[
+    reuse('this seed', 'seed', clip.settings.seed),
+    reuse('vary it', 'init_audio', `${props.root}/${clip.audio}`),
+    reuse('change a part', 'inpaint_audio', `${props.root}/${clip.audio}`),
+  ]);
   const card = make('div', { className: 'sat-clip' }, ...player(clip, siblings), line);
   if (clip.remark) card.append(make('p', { className: 'sat-remark', textContent: clip.remark }));
-  card.append(settingsTable(clip));
+  card.append(again, settingsTable(clip));
   return card;
 }
 

@@ -91,40 +91,27 @@ class Studio:
         if visitor := self._visitors.pop(session, None):
             visitor.stop.set()
 
-    def make(
-        self,
-        models: Sequence[str],
-        values: Mapping[str, Any],
-        visitor: Visitor,
-        say: Say,
-        *,
-        adapters: Sequence[tuple[str, float]] = (),
-    ) -> list[Column]:
+    def make(self, wanted: Sequence[Wanted], values: Mapping[str, Any], visitor: Visitor, say: Say) -> list[Column]:
         """Clips of each model with the same settings and seeds.
 
         Args:
-            models: paths; the first one's form has asked for `values`.
-            adapters: path and strength of each, merged into every model.
+            wanted: models; the first one's form has asked for `values`.
 
         Raises:
             ConfigError, ValueError: see `making.make`; a model or adapter is not offered.
             Stopped: the visitor wants no more.
         """
         visitor.stop.clear()
-        offered = self.models()
-        for path in models:
+        self._check_sounds(wanted[0].model, values)
+        offered = [*self.models(), *self.adapters()]
+        for path in (path for each in wanted for path in (each.model, *(name for name, _ in each.adapters))):
             self._check_offered(path, offered)
-        known = self.adapters()
-        for path, _ in adapters:
-            self._check_offered(path, known)
-        requests = _same_for_all(models, values)
         columns = []
-        for number, (path, request) in enumerate(zip(models, requests, strict=True), start=1):
-            title = next((choice.label for choice in offered if choice.path == path), path)
-            prefix = f"{title}: " if len(models) > 1 else ""
-            told = _until_stopped(visitor.stop, prefix, say)
-            with self.shelf.lent(Wanted(path, tuple(adapters)), lambda what: say(what, 0.0)) as opened:
-                clips = make(opened, request, visitor.folder if len(models) == 1 else visitor.folder / f"model_{number}", told)
+        for number, (each, request) in enumerate(zip(wanted, _same_for_all(wanted, values), strict=True), start=1):
+            title = _title(each, offered)
+            told = _until_stopped(visitor.stop, f"{title}: " if len(wanted) > 1 else "", say)
+            with self.shelf.lent(each, lambda what: say(what, 0.0)) as opened:
+                clips = make(opened, request, visitor.folder if len(wanted) == 1 else visitor.folder / f"model_{number}", told)
             columns.append(Column(title, clips, opened.notes))
         return columns
 
@@ -145,6 +132,23 @@ class Studio:
             audio, rate = load_audio(source)
             save_audio(target, audio, rate)
         return target
+
+    def sound(self, name: str) -> Path:
+        """A sound that was sent to the page or made by it.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        path = Path(name).resolve()
+        if not path.is_relative_to(self.out.resolve()):
+            raise ConfigError("this sound was not sent to the page, nor made by it", source=name)
+        return path
+
+    def _check_sounds(self, model: str, values: Mapping[str, Any]) -> None:
+        entries = form_of(find_model(model).parsed).by_name
+        for name, value in values.items():
+            if value and name in entries and entries[name].kind == "audio":
+                self.sound(str(value))
 
     def _check_offered(self, path: str, offered: Sequence[Choice]) -> None:
         if not self.any_path and path not in {choice.path for choice in offered}:
@@ -171,19 +175,25 @@ def _shown(clip: Clip, out: Path) -> dict[str, Any]:
     }
 
 
-def _same_for_all(models: Sequence[str], values: Mapping[str, Any]) -> list[Request]:
+def _title(wanted: Wanted, offered: Sequence[Choice]) -> str:
+    """What the list calls a model, and its adapters."""
+    labels = {choice.path: choice.label for choice in offered}
+    adapters = [f" + {labels.get(path, Path(path).stem)} {strength:g}" for path, strength in wanted.adapters]
+    return labels.get(wanted.model, wanted.model) + "".join(adapters)
+
+
+def _same_for_all(wanted: Sequence[Wanted], values: Mapping[str, Any]) -> list[Request]:
     """A request for each model, with one seed.
 
     Raises:
         ConfigError: the values do not suffice for one of them, or one has no use for some.
     """
     requests: list[Request] = []
-    for path in models:
-        form = form_of(find_model(path).parsed)
+    for each in wanted:
         try:
-            made = request_of(form, values)
+            made = request_of(form_of(find_model(each.model).parsed), values)
         except ConfigError as error:
-            raise error if path == models[0] else ConfigError(error.problems, f"{path} does not take these settings") from None
+            raise error if not requests else ConfigError(error.problems, f"{each.model} does not take these settings") from None
         requests.append(replace(made, seed=requests[0].seed) if requests else made)
     return requests
 
