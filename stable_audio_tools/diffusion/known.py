@@ -31,7 +31,8 @@ class Reference:
 class Sequence(NamedTuple):
     """What a network sees of noisy latents and of what is known.
 
-    x: (B, C, S). known: (B, S) bool, frames at noise level 0. mask: (B, S) bool, real frames, or None. positions: (S,), or None for 0, 1, ...
+    x: (B, C, S). known: (B, S) bool, frames at noise level 0. mask: (B, S) bool, real frames; None: all are.
+    positions: (S,); None: 0, 1, ...
     """
 
     x: Tensor
@@ -77,7 +78,8 @@ class Known:
         if not self.references:
             return Sequence(x, self.keep, mask, None)
         own = torch.arange(x.shape[-1], device=x.device)
-        latents, positions, real = zip(
+        latents, real = [part.latents.to(x) for part in self.references], [part.real for part in self.references]
+        positions = [part.positions.to(x.device) for part in self.references]
             *((part.latents.to(x), part.positions.to(x.device), part.real) for part in self.references), strict=True
         )
         return Sequence(

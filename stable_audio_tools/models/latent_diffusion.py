@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.diffusion.guidance import EVERYWHERE, Interval, Momentum, guided, in_interval, shaped
+from stable_audio_tools.diffusion.known import Known
 from stable_audio_tools.diffusion.objectives import Objective, parse_objective, velocity_from_x0
 from stable_audio_tools.diffusion.timesteps import DistributionShift
 
@@ -155,6 +156,7 @@ class ConditionedDiffusion(nn.Module):
         batch_cfg: bool = True,
         cfg_dropout_prob: float = 0.0,
         mask: Tensor | None = None,
+        known: Known | None = None,
         exit_layer_ix: int | None = None,
         info: dict[str, Any] | None = None,
     ) -> Tensor:
@@ -174,25 +176,30 @@ class ConditionedDiffusion(nn.Module):
             batch_cfg: run both predictions in one batch of 2 B, else one after the other.
             cfg_dropout_prob: in training, the probability that an item loses its conditions.
             mask: (B, T) bool, which frames are real; the others do not influence them.
+            known: frames that are told and not made, which take the place of those of x, and references; what the velocity is
+                there means nothing. The denoiser must be one that takes them (`Denoiser.takes_known`).
             exit_layer_ix: give the denoiser's features (B, N, D) behind this layer; without guidance only.
             info: filled with `hidden_states`, the features of each layer, and `uncond_output` where guidance asked for it.
         """
         inputs = self.routes.inputs(cond)
+        known = known and known.whole(self.model.frames_per_token)
         if cfg_dropout_prob > 0 and self.routes.can_drop(cond):
             inputs = drop_inputs(inputs, self._unconditional(cond, inputs, None), cfg_dropout_prob)
         hidden: list[Tensor] | None = None
         if info is not None:
             info["hidden_states"] = hidden = []
         if exit_layer_ix is not None:
-            if cfg_scale != 1:
-                raise ValueError(f"features of a layer have no guidance: exit_layer_ix goes with cfg_scale 1, got {cfg_scale}")
+            if cfg_scale != 1 or known is not None:
+                raise ValueError(
+                    f"features of a layer are of the clip alone: exit_layer_ix goes with cfg_scale 1, got {cfg_scale}, and no known"
+                )
             return self.model(x, t, **_in_precision_of(x, inputs), mask=mask, exit_layer_ix=exit_layer_ix, hidden=hidden)
         if not self._guides(t, cond, negative_cond, cfg_scale, cfg_interval):
-            return self._velocity(x, t, inputs, mask, hidden)
+            return self._velocity(x, t, inputs, mask, hidden, known)
 
         others = self._unconditional(cond, inputs, negative_cond)
         predict = self._in_one_batch if batch_cfg and _stackable(inputs, others) else self._in_turn
-        conditional, unconditional = predict(x, t, inputs, others, mask, hidden)
+        conditional, unconditional = predict(x, t, inputs, others, mask, hidden, known)
         if info is not None:
             info["uncond_output"] = unconditional
         if apg_scale or cfg_norm_threshold or cfg_momentum is not None:
@@ -221,20 +228,42 @@ class ConditionedDiffusion(nn.Module):
     def _sigma(self, t: Tensor) -> Tensor:
         return self.objective.alpha_sigma(t)[1]
 
-    def _velocity(self, x: Tensor, t: Tensor, inputs: Inputs, mask: Tensor | None, hidden: list[Tensor] | None = None) -> Tensor:
-        output = self.model(x, t, **_in_precision_of(x, inputs), mask=mask, hidden=hidden)
+    def _velocity(
+        self, x: Tensor, t: Tensor, inputs: Inputs, mask: Tensor | None, hidden: list[Tensor] | None = None, known: Known | None = None
+    ) -> Tensor:
+        inputs = _in_precision_of(x, inputs)
+        if known is None:
+            output = self.model(x, t, **inputs, mask=mask, hidden=hidden)
+        else:
+            x = known.told(x)
+            output = self.model.with_known(known, x, t, inputs, mask, hidden)
         return output if self.prediction == "velocity" else velocity_from_x0(self.objective, x, output, t)
 
     def _in_turn(
-        self, x: Tensor, t: Tensor, inputs: Inputs, others: Inputs, mask: Tensor | None, hidden: list[Tensor] | None
+        self,
+        x: Tensor,
+        t: Tensor,
+        inputs: Inputs,
+        others: Inputs,
+        mask: Tensor | None,
+        hidden: list[Tensor] | None,
+        known: Known | None,
     ) -> tuple[Tensor, Tensor]:
-        return self._velocity(x, t, inputs, mask, hidden), self._velocity(x, t, others, mask)
+        return self._velocity(x, t, inputs, mask, hidden, known), self._velocity(x, t, others, mask, None, known)
 
     def _in_one_batch(
-        self, x: Tensor, t: Tensor, inputs: Inputs, others: Inputs, mask: Tensor | None, hidden: list[Tensor] | None
+        self,
+        x: Tensor,
+        t: Tensor,
+        inputs: Inputs,
+        others: Inputs,
+        mask: Tensor | None,
+        hidden: list[Tensor] | None,
+        known: Known | None,
     ) -> tuple[Tensor, Tensor]:
         both = {name: _stack(inputs[name], others[name]) for name in inputs}
-        output = self._velocity(torch.cat((x, x)), torch.cat((t, t)), both, _stack(mask, mask), hidden)
+        known = known and known.repeated(2)
+        output = self._velocity(torch.cat((x, x)), torch.cat((t, t)), both, _stack(mask, mask), hidden, known)
         if hidden is not None:
             hidden[:] = [features.chunk(2)[0] for features in hidden]
         conditional, unconditional = output.chunk(2)

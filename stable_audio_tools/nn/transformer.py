@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .attention import Attention, AttentionKwargs, mean_of_real
 from .attention_backends import Backend, prepare
@@ -278,6 +279,8 @@ class ContinuousTransformer(nn.Module):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         global_cond: Tensor | None = None,
+        other_cond: Tensor | None = None,
+        other: Tensor | None = None,
         prepend_embeds: Tensor | None = None,
         prepend_mask: Tensor | None = None,
         mask: Tensor | None = None,
@@ -296,6 +299,7 @@ class ContinuousTransformer(nn.Module):
             context_mask: (B, M), which of its tokens may be attended.
             global_cond: (B, global_cond_dim) for adaLN, or (B, N, global_cond_dim), one per token of x; what stands in front of x
                 then gets the mean over its real tokens.
+            other_cond, other: (B, global_cond_dim) for those tokens of x that `other` (B, N) names, in place of global_cond (B, ...).
             prepend_embeds: (B, P, D) tokens to put in front.
             prepend_mask: (B, P), which of them are real.
             mask: (B, N), which tokens of x are real.
@@ -317,7 +321,7 @@ class ContinuousTransformer(nn.Module):
             x = x + self.pos_emb(place)
         shared = {
             "context_mask": self._context_visibility(x, context, context_mask, cache),
-            "global_cond": self._embed_global(global_cond, mask, x.shape[1] - length, cached=cache is not None),
+            "global_cond": self._embed_global(global_cond, other_cond, other, mask, x.shape[1] - length, cached=cache is not None),
             "mask": real,
             "attention_mask": self._visibility(x, real, cache),
             "rotary": self._rotary(place),
@@ -403,7 +407,16 @@ class ContinuousTransformer(nn.Module):
         embedding = self.layers[0].rope if self.rotary_pos_emb is None else self.rotary_pos_emb
         return embedding(positions) if isinstance(embedding, RotaryEmbedding) else None
 
-    def _embed_global(self, global_cond: Tensor | None, mask: Tensor | None, in_front: int, *, cached: bool) -> Tensor | None:
+    def _embed_global(
+        self,
+        global_cond: Tensor | None,
+        other_cond: Tensor | None,
+        other: Tensor | None,
+        mask: Tensor | None,
+        in_front: int,
+        *,
+        cached: bool,
+    ) -> Tensor | None:
         """(B, 6 D) or (B, N, 6 D)."""
         if (self.global_cond_embedder is None) != (global_cond is None):
             raise ValueError("global_cond is given exactly when the transformer was made with global_cond_dim")
@@ -413,7 +426,11 @@ class ContinuousTransformer(nn.Module):
             if cached:
                 raise ValueError("with a cache, what stands in front cannot know the mean of the tokens to come; give global_cond (B, D)")
             global_cond = torch.cat((mean_of_real(global_cond, mask).expand(-1, in_front, -1), global_cond), dim=1)
-        return self.global_cond_embedder(global_cond)
+        embedded = self.global_cond_embedder(global_cond)
+        if other_cond is None or other is None:
+            return embedded
+        # Each is embedded once an item, which is also why a token that is like all others gets the same bits as they.
+        return torch.where(F.pad(other, (in_front, 0))[..., None], self.global_cond_embedder(other_cond)[:, None], embedded[:, None])
 
 
 def rotary_channels(dim_heads: int) -> int:

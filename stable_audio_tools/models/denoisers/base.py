@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError
+from stable_audio_tools.diffusion.known import Known
 from stable_audio_tools.diffusion.timesteps import DistributionShiftConfig
 from stable_audio_tools.models.conditioners.routing import Inputs, Routes
 from stable_audio_tools.models.conditioning_rules import Ids, Places, Width
@@ -25,9 +26,12 @@ class Denoiser(nn.Module, ABC):
     """A network from noisy latents and conditions to a prediction; the keyword arguments are those of `routing.Inputs`.
 
     rescale_share: share of the guided prediction's rescaling that generation uses unless told otherwise.
+    takes_known: whether frames may differ in their noise level, so that some can be known. frames_per_token: made as one.
     """
 
     rescale_share: ClassVar[float] = 0.0
+    takes_known: bool = False
+    frames_per_token: int = 1
 
     @abstractmethod
     def forward(
@@ -53,6 +57,14 @@ class Denoiser(nn.Module, ABC):
             exit_layer_ix: give the features (B, N, D) behind this layer instead.
             hidden: filled with the features of every layer.
         """
+
+    def with_known(self, known: Known, x: Tensor, t: Tensor, inputs: Inputs, mask: Tensor | None, hidden: list[Tensor] | None) -> Tensor:
+        """As `forward`, where some is known.
+
+        Raises:
+            ValueError: this network has one noise level for all frames.
+        """
+        raise ValueError(f"{type(self).__name__} has one noise level for all frames, so that none can be known")
 
     def with_null(self, given: Inputs, others: Inputs) -> Inputs:
         """What guidance moves away from, `others`, with this network's own null in place of zeros where it has one.

@@ -12,9 +12,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stable_audio_tools.configs.errors import Problem
-from stable_audio_tools.models.conditioners.routing import resize_signal
+from stable_audio_tools.diffusion.known import Known
+from stable_audio_tools.models.conditioners.routing import Inputs, resize_signal
 from stable_audio_tools.models.conditioning_rules import Width
 from stable_audio_tools.models.transformer_params import TransformerParams
 from stable_audio_tools.nn.attention import mean_of_real
@@ -26,6 +28,10 @@ from .base import BaseDenoiserConfig, BaseNetworkConfig, Denoiser
 logger = logging.getLogger(__name__)
 
 TIMESTEP_FEATURES = 256
+NO_PLACE = (
+    "timesteps per frame do not fit into the one token of global_cond_type prepend; "
+    'set "global_cond_type": "adaLN", or "timestep_cond_type": "input_concat"'
+)
 
 
 class DiTParams(TransformerParams):
@@ -62,6 +68,16 @@ class DiTParams(TransformerParams):
     @property
     def is_causal(self) -> bool:
         return self.causal
+
+    @property
+    def takes_known(self) -> bool:
+        """Whether each frame can have a timestep of its own."""
+        return self.timestep_cond_type == "input_concat" or self.global_cond_type == "adaLN"
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether each token sees all others, wherever they stand."""
+        return not self.causal and self.sliding_window is None and not self.conformer
 
     @property
     def input_channels(self) -> int:
@@ -146,8 +162,32 @@ class DiTDenoiser(Denoiser):
         super().__init__()
         self.model = model
 
+        self.takes_known, self.frames_per_token = model.params.takes_known, model.params.patch_size
+
     def forward(self, x: Tensor, t: Tensor, **inputs: Any) -> Tensor:
         return self.model(x, t, **inputs)
+
+    def with_known(self, known: Known, x: Tensor, t: Tensor, inputs: Inputs, mask: Tensor | None, hidden: list[Tensor] | None) -> Tensor:
+        """As `forward`; with references, features of layers are those of the whole sequence.
+
+        Raises:
+            ValueError: the timestep is one prepended token, or tokens do not see all others.
+        """
+        front = known.in_front
+        if front and not self.model.params.sees_all:
+            raise ValueError("with causal, sliding_window or conformer, frames of the clip do not all see a reference in front of it")
+        seen, beside = known.sequence(x, mask), inputs["input_concat_cond"]
+        if front and beside is not None:
+            inputs = {**inputs, "input_concat_cond": F.pad(resize_signal(beside, x.shape[-1]), (front, 0))}
+        positions = None if seen.positions is None else self._token_positions(seen.positions)
+        output = self.model(seen.x, t, **inputs, known=seen.known, mask=seen.mask, positions=positions, hidden=hidden)
+        return output[..., front:]
+
+    def _token_positions(self, frames: Tensor) -> Tensor:
+        """(N,) from positions of frames (T,); whole numbers where all are, which learned positions need."""
+        patch = self.frames_per_token
+        first = frames[::patch]
+        return first if patch == 1 else first // patch if not first.is_floating_point() else first / patch
 
 
 class DiffusionTransformer(nn.Module):
@@ -194,6 +234,7 @@ class DiffusionTransformer(nn.Module):
         prepend_cond: Tensor | None = None,
         prepend_cond_mask: Tensor | None = None,
         mask: Tensor | None = None,
+        known: Tensor | None = None,
         positions: Tensor | None = None,
         exit_layer_ix: int | None = None,
         hidden: list[Tensor] | None = None,
@@ -202,6 +243,7 @@ class DiffusionTransformer(nn.Module):
 
         Args:
             t: (B,), or (B, T) where frames differ; the frames of a patch then share the mean of theirs.
+            known: (B, T) bool, frames of noise level 0 in place of t (B,), whole patches of them.
             positions: (N,) or (B, N), where the tokens stand, also between frames; default: 0, 1, ...
 
         Raises:
@@ -209,24 +251,35 @@ class DiffusionTransformer(nn.Module):
                 multiple of the patch size; or frames of different timesteps meet a timestep that is one prepended token.
         """
         params = self.params
+        if known is not None and not params.takes_known:
+            raise ValueError(NO_PLACE)
         self._check(
             x, cross_attn_cond=cross_attn_cond, global_cond=global_cond, input_concat_cond=input_concat_cond, prepend_cond=prepend_cond
         )
         timestep = self._timestep(t, x, mask)
+        clean = None if known is None else self._timestep(torch.zeros_like(t), x, mask)
         context = None if self.to_cond_embed is None else self.to_cond_embed(cross_attn_cond)
         vector = self.to_global_embed(global_cond) if self.to_global_embed is not None and self.global_dim else None
+        clean_vector = None
         if params.timestep_cond_type == "global":
+            clean_vector = clean if vector is None or clean is None else clean + vector
             vector = timestep if vector is None else timestep + (vector if timestep.ndim == 2 else vector[:, None])
         in_front = [] if self.to_prepend_embed is None else [self.to_prepend_embed(prepend_cond)]
         if params.global_cond_type == "prepend" and vector is not None:
             in_front.append(vector[:, None])
             vector = None
 
+        beside = None
+        if params.timestep_cond_type == "input_concat":
+            beside = timestep if clean is None else torch.where(known[:, :, None], clean[:, None], timestep[:, None])  # type: ignore[index]
+
         features = self.transformer(
-            self._to_tokens(x, input_concat_cond, timestep if params.timestep_cond_type == "input_concat" else None, mask),
+            self._to_tokens(x, input_concat_cond, beside, mask),
             context=context,
             context_mask=cross_attn_mask if params.mask_condition_padding else None,
             global_cond=vector,
+            other_cond=clean_vector,
+            other=None if clean_vector is None or known is None else known[:, :: params.patch_size],
             prepend_embeds=torch.cat(in_front, dim=1) if in_front else None,
             prepend_mask=self._prepend_mask(in_front, prepend_cond_mask),
             mask=None if mask is None else mask.unflatten(-1, (-1, params.patch_size)).any(dim=-1),
@@ -246,10 +299,7 @@ class DiffusionTransformer(nn.Module):
             if t.shape[1] != x.shape[-1]:
                 raise ValueError(f"timesteps for {t.shape[1]} frames, but there are {x.shape[-1]}")
             if params.timestep_cond_type == "global" and params.global_cond_type == "prepend":
-                raise ValueError(
-                    "timesteps per frame do not fit into the one token of global_cond_type prepend; "
-                    'set "global_cond_type": "adaLN", or "timestep_cond_type": "input_concat"'
-                )
+                raise ValueError(NO_PLACE)
             if params.timestep_cond_type == "global" and params.patch_size > 1:
                 t, real = (frames.unflatten(-1, (-1, params.patch_size)).flatten(0, 1) for frames in (t, _real_frames(x, mask)))
                 t = mean_of_real(t[..., None], real).reshape(x.shape[0], -1)
