@@ -80,8 +80,6 @@ class Known:
         own = torch.arange(x.shape[-1], device=x.device)
         latents, real = [part.latents.to(x) for part in self.references], [part.real for part in self.references]
         positions = [part.positions.to(x.device) for part in self.references]
-            *((part.latents.to(x), part.positions.to(x.device), part.real) for part in self.references), strict=True
-        )
         return Sequence(
             torch.cat((*latents, x), dim=-1),
             torch.cat((*(torch.ones_like(part) for part in real), self.keep), dim=-1),
