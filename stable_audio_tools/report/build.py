@@ -9,12 +9,13 @@ from stable_audio_tools.report.demos import group_rows
 from stable_audio_tools.report.document import replace_file, string
 from stable_audio_tools.report.evaluation import evaluation_charts
 from stable_audio_tools.report.media import EMBED_BUDGET, RUNNING_BUDGET, MediaCache, choose_embedded
-from stable_audio_tools.report.metrics import charts
+from stable_audio_tools.report.metrics import MetricsReader, charts
 from stable_audio_tools.report.players import Players
 from stable_audio_tools.report.run_folder import read_run_folder
 from stable_audio_tools.report.values import items
 
 _CACHE = MediaCache()
+_READER = MetricsReader()
 
 
 def build_report(run_dir: Path) -> Path:
@@ -30,7 +31,7 @@ def build_report(run_dir: Path) -> Path:
         FileNotFoundError: there is no folder `run_dir`.
         OSError: the page cannot be written.
     """
-    folder = read_run_folder(Path(run_dir))
+    folder = read_run_folder(Path(run_dir), _READER)
     players = Players(choose_embedded(folder.demos, _CACHE, RUNNING_BUDGET if folder.running else EMBED_BUDGET), _CACHE, folder.path)
     data = {
         "status": folder.status,

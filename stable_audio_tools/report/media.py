@@ -25,6 +25,7 @@ WAV_BYTES = 96 * 2**10  # a sound file up to this size is embedded as it is
 FLAC_BYTES = 512 * 2**10  # what is larger as FLAC becomes MP3: a minute of music takes 1 MB instead of 7
 PICTURE_BYTES = 8 * 2**10  # a picture up to this size is embedded as it is
 WEBP_QUALITY = 75  # chosen: a spectrogram of 640 x 288 takes 5 to 20 kB, as PNG 25 to 170 kB
+WEBP_METHOD = 2  # of 0 to 6; half the time of the default, 4, for 3 % more bytes
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 SOUND_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
 PICTURE_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
@@ -145,7 +146,7 @@ def _picture(key: str, content: bytes) -> Media:
         mime = PICTURE_TYPES[image.format or ""] if image.format in PICTURE_TYPES else "image/png"
         if len(content) > PICTURE_BYTES and features.check("webp"):
             packed = io.BytesIO()
-            image.convert("RGB").save(packed, format="WEBP", quality=WEBP_QUALITY)
+            image.convert("RGB").save(packed, format="WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
             if packed.getbuffer().nbytes < len(content):
                 return _media(key, "image/webp", packed.getvalue(), lossy=True)
     return _media(key, mime, content)

@@ -17,6 +17,7 @@ from typing import Any
 POINTS = 500  # most points of a drawn curve; chosen: one for every two pixels of the widest chart
 MARKS = 100  # most marks of values that are no number
 PACE_SHARE = 0.2  # the speed is measured over the last fifth of the rows
+CLOCK = "time_s"
 SPLITS = ("train", "val", "test")  # metrics that differ only in this prefix share a chart
 
 
@@ -64,41 +65,59 @@ class Metrics:
         return (self.clock.steps[-1] - self.clock.steps[first]) / (self.clock.values[-1] - self.clock.values[first])
 
 
-def read_metrics(path: Path, notes: list[str]) -> Metrics:
-    """Read `metrics.csv`; a missing file has no curves. Lines that make no sense are counted in a note."""
-    columns: dict[str, Series] = {}
-    header: list[str] = []
-    unreadable = 0
-    for cells in _rows(path, notes):
+class MetricsReader:
+    """Reads a `metrics.csv` again and again: of a file that has only grown since, it takes the new lines."""
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self._seen = b""
+        self._header: list[str] = []
+        self._columns: dict[str, Series] = {}
+        self._unreadable = 0
+
+    def read(self, path: Path, notes: list[str]) -> Metrics:
+        """The metrics of now; a missing file has no curves. Lines that make no sense are counted in a note."""
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            content = b""
+        except OSError as error:
+            notes.append(f"metrics.csv could not be read: {error}")
+            content = b""
+        # A last line without its line end is still being written and is left out.
+        whole = content[: content.rfind(b"\n") + 1]
+        if not whole.startswith(self._seen):
+            self._forget()
+        for cells in _rows(whole[len(self._seen) :]):
+            self._take(cells)
+        self._seen = whole
+        if self._unreadable:
+            notes.append(f"metrics.csv: {self._unreadable} unreadable lines or cells were left out.")
+        named = [name for name in self._header if name in self._columns] + list(self._columns)
+        series = {name: self._columns[name] for name in named if name != CLOCK}
+        return Metrics(series, self._columns.get(CLOCK, Series()))
+
+    def _take(self, cells: list[str]) -> None:
         if cells[:1] == ["step"]:
-            header = cells
-            continue
+            self._header = cells
+            return
         step = _number(cells[0]) if cells else None
-        if not header or step is None or not math.isfinite(step):
-            unreadable += 1
-            continue
-        for name, cell in zip(header[1:], cells[1:], strict=False):
+        if not self._header or step is None or not math.isfinite(step):
+            self._unreadable += 1
+            return
+        for name, cell in zip(self._header[1:], cells[1:], strict=False):
             value = _number(cell) if cell else None
             if value is not None:
-                columns.setdefault(name, Series()).add(step, value)
+                self._columns.setdefault(name, Series()).add(step, value)
             elif cell:
-                unreadable += 1
-    if unreadable:
-        notes.append(f"metrics.csv: {unreadable} unreadable lines or cells were left out.")
-    clock = columns.pop("time_s", Series())
-    return Metrics({name: columns[name] for name in header if name in columns} | columns, clock)
+                self._unreadable += 1
 
 
-def _rows(path: Path, notes: list[str]) -> Iterator[list[str]]:
-    """The cells of each whole line. A last line without its line end is still being written and is left out."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        notes.append(f"metrics.csv could not be read: {error}")
-        return
-    for line in text.split("\n")[:-1]:
+def _rows(content: bytes) -> Iterator[list[str]]:
+    """The cells of each line."""
+    for line in content.decode("utf-8-sig", errors="replace").split("\n"):
         # Each line by itself: an unclosed quote must not swallow the lines after it.
         if line.strip():
             yield next(csv.reader([line.rstrip("\r")]), [])

@@ -13,7 +13,7 @@ from typing import Any
 from stable_audio_tools.report.demos import DemoStep, read_demos
 from stable_audio_tools.report.document import string
 from stable_audio_tools.report.evaluation import metrics_of, read_evaluations
-from stable_audio_tools.report.metrics import Metrics, read_metrics
+from stable_audio_tools.report.metrics import Metrics, MetricsReader
 from stable_audio_tools.report.values import mapping, read_json
 
 STATUSES = ("running", "finished", "stopped", "failed")
@@ -66,8 +66,11 @@ class RunFolder:
         return max([*curves, *(entry["step"] for entry in self.evaluations)], default=0)
 
 
-def read_run_folder(path: Path) -> RunFolder:
+def read_run_folder(path: Path, reader: MetricsReader | None = None) -> RunFolder:
     """Read everything the report shows.
+
+    Args:
+        reader: of the metrics; one that has read those of this run before has only the new lines to read.
 
     Raises:
         FileNotFoundError: there is no folder at `path`.
@@ -87,7 +90,7 @@ def read_run_folder(path: Path) -> RunFolder:
         data=mapping(read_json(path / "data.json", notes)),
         evaluation=read_json(path / "evaluation.json", notes),
         evaluations=read_evaluations(path / "evaluations.jsonl", notes),
-        metrics=read_metrics(path / "metrics.csv", notes),
+        metrics=(reader or MetricsReader()).read(path / "metrics.csv", notes),
         demos=read_demos(path / "demos", notes),
         notes=notes,
     )

@@ -5,13 +5,13 @@ import math
 import pytest
 from report_samples import metrics_lines
 
-from stable_audio_tools.report.metrics import MARKS, POINTS, Metrics, Series, charts, curve, read_metrics
+from stable_audio_tools.report.metrics import MARKS, POINTS, Metrics, MetricsReader, Series, charts, curve
 
 
 def read(tmp_path, text: str) -> tuple[Metrics, list[str]]:
     notes: list[str] = []
     (tmp_path / "metrics.csv").write_bytes(text.encode() if isinstance(text, str) else text)
-    return read_metrics(tmp_path / "metrics.csv", notes), notes
+    return MetricsReader().read(tmp_path / "metrics.csv", notes), notes
 
 
 def points(series: Series) -> list[tuple[float, float]]:
@@ -64,12 +64,12 @@ def test_rubbish_is_counted_and_left_out(tmp_path):
 
 def test_a_missing_an_empty_and_a_folder_file(tmp_path):
     notes: list[str] = []
-    assert not read_metrics(tmp_path / "none.csv", notes).series
+    assert not MetricsReader().read(tmp_path / "none.csv", notes).series
     assert not notes
     assert not read(tmp_path, "")[0].series
     assert read(tmp_path, "step,time_s\n")[0].pace is None
     (tmp_path / "folder.csv").mkdir()
-    assert not read_metrics(tmp_path / "folder.csv", notes).series
+    assert not MetricsReader().read(tmp_path / "folder.csv", notes).series
     assert notes
     assert notes[0].startswith("metrics.csv could not be read")
 
@@ -132,6 +132,26 @@ def test_speed_is_that_of_late(tmp_path):
     fast = [f"{step},{800 + (step - 80) * 0.5},1" for step in range(81, 101)]
     metrics, _ = read(tmp_path, "\n".join(["step,time_s,a", *slow, *fast, ""]))
     assert metrics.pace == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_file_that_grew_is_read_on_and_one_that_changed_is_read_anew(tmp_path, monkeypatch):
+    path, notes, taken = tmp_path / "metrics.csv", [], []
+    reader = MetricsReader()
+    take = reader._take
+    monkeypatch.setattr(reader, "_take", lambda cells: (taken.append(cells), take(cells)))
+    lines = ["step,time_s,a", "10,1,1.0", "20,2,2.0", "30,3,oops", "20,9,2.5", "30,10,3.5"]
+    for count in range(len(lines) + 1):
+        text = "".join(f"{line}\n" for line in lines[:count])
+        path.write_text(text + lines[count][:3] if count < len(lines) else text)
+        grown, whole = reader.read(path, notes), MetricsReader().read(path, [])
+        assert grown == whole
+        assert len(taken) == count
+    assert notes[-1] == "metrics.csv: 1 unreadable lines or cells were left out."
+    path.write_text("step,time_s,b,a\n10,1,,7.0\n")
+    changed = reader.read(path, [])
+    assert points(changed.series["a"]) == [(10, 7.0)]
+    path.unlink()
+    assert not reader.read(path, []).series
 
 
 def test_five_thousand_rows(tmp_path):
