@@ -98,6 +98,8 @@ def _sampling(temperature: float, top_k: int | None, top_p: float | None) -> Sam
 
 
 def _batch_size(asked: int | None, conditioning: Sequence[Mapping[str, Any]] | None, init_audio: GivenAudio | None) -> int:
+    if asked is not None and asked < 1:
+        raise ValueError(f"batch_size must be at least 1, got {asked}")
     if asked is not None:
         return asked
     clips = len(init_audio[1]) if init_audio is not None and init_audio[1].ndim == 3 else 1
