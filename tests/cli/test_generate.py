@@ -50,16 +50,9 @@ def timed_model(tmp_path_factory):
 
 
 @pytest.fixture
-def generate(tmp_path, monkeypatch, capsys):
-    """Runs the command in an empty folder; gives the status, the files written, and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(model, *arguments):
-        status = main(["generate", "--model", model, "--device", "cpu", "--steps", "2", *arguments])
-        out, err = capsys.readouterr()
-        return status, [Path(line) for line in out.splitlines()], err
-
-    return call
+def generate(generate):
+    """The command with a model, in two steps."""
+    return lambda model, *arguments: generate("--model", model, "--steps", "2", *arguments)
 
 
 def test_a_prompt_becomes_a_clip_with_its_settings(generate, model):
@@ -236,24 +229,14 @@ def test_a_model_of_another_kind_is_told(generate, tmp_path):
     assert status == 2 and "an autoencoder makes sounds of sounds\n  = --reconstruct FILE encodes and decodes one" in err
 
 
-def with_random_weights(path, config):
-    torch.manual_seed(0)
-    model = create_model_from_config(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    save_model(path, model, config)
-    return str(path)
+@pytest.fixture(scope="module")
+def inpainting_model(models):
+    return models("inpainting")
 
 
 @pytest.fixture(scope="module")
-def inpainting_model(tmp_path_factory):
-    return with_random_weights(tmp_path_factory.mktemp("inpaint") / "model.safetensors", configs.inpainting())
-
-
-@pytest.fixture(scope="module")
-def unconditional_model(tmp_path_factory):
-    return with_random_weights(tmp_path_factory.mktemp("uncond") / "model.safetensors", configs.unconditional())
+def unconditional_model(models):
+    return models("unconditional")
 
 
 def test_parts_of_a_sound_are_made_anew(generate, inpainting_model):

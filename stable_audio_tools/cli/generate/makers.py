@@ -88,8 +88,6 @@ class DiffusionMaker:
         """
         sampler = args.sampler or demo.get("sampler_type") or model.objective.default_sampler
         options = dict(key_value(text, "--sampler-option") for text in args.sampler_option)
-        if wrong := [name for name, value in options.items() if isinstance(value, str | list | dict) or value is None]:
-            raise ConfigError(f"expected a number, got {options[wrong[0]]!r}", source=f"--sampler-option {wrong[0]}")
         chosen = find_sampler(sampler, model.objective, options)
         guidance = _guidance(args, demo) if hasattr(model, "conditioner") else {"cfg_scale": 1}
         if chosen.cfgpp and guidance["cfg_scale"] == 1:

@@ -65,7 +65,7 @@ def check_same(path: Path, settings: Mapping[str, Any], *, seeded: bool) -> None
     beside = path.with_suffix(".json")
     if not beside.exists():
         raise ConfigError([Problem((), f"{path} is there without its settings", "choose another --out, or remove it")], source=source)
-    before, _ = read_json(beside)
+    before = _read(beside)
     names = [key for key in (*SAME, *FLAGS) if seeded or key != "seed"]
     now = json.loads(json.dumps({key: value for key, value in settings.items() if value is not None}))
     if changed := [key for key in names if before.get(key) != now.get(key)]:
@@ -84,7 +84,7 @@ def fill_in(args: argparse.Namespace, parse: Callable[[list[str]], argparse.Name
         ConfigError: the file cannot be read, or is not of settings.
     """
     source = f"--from-settings {args.from_settings}"
-    settings, _ = read_json(Path(args.from_settings))
+    settings = _read(Path(args.from_settings))
     names = {**{name: name for name in SAME}, **FLAGS}
     known = (*names, *FACTS)
     if unknown := [key for key in settings if key not in known]:
@@ -95,15 +95,25 @@ def fill_in(args: argparse.Namespace, parse: Callable[[list[str]], argparse.Name
         raise ConfigError(error.problems, source=source) from None
     filled = {}
     for key in settings.keys() & names.keys():
-        if not given(args, names[key]) and not _replaced(args, key):
+        if not given(args, names[key]) and not _replaced(args, key, settings.get("format")):
             filled[names[key]] = getattr(said, names[key])
     return argparse.Namespace(**{**vars(args), **filled})
 
 
-def _replaced(args: argparse.Namespace, key: str) -> bool:
-    """Whether another flag says it instead."""
+def _read(path: Path) -> dict[str, Any]:
+    settings, text = read_json(path)
+    if not isinstance(settings, dict):
+        raise ConfigError([Problem((), f"expected an object, got {value_text(settings)}")], source=str(path), text=text)
+    return settings
+
+
+def _replaced(args: argparse.Namespace, key: str, form: str | None) -> bool:
+    """Whether another flag says it instead; `form` is the format that the settings name."""
+    named = Path(args.out).suffix[1:].lower()
     if key == "format":
-        return bool(Path(args.out).suffix)
+        return bool(named)
+    if key == "bits":  # another format may not have that depth
+        return (named or args.format or form) != form
     others = {"prompt": "prompts_file", "top_k": "top_p", "top_p": "top_k"}
     return key in others and given(args, others[key])
 
