@@ -79,6 +79,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "D11, R unconditional models lack what generation asks for": (
         "models/test_unconditional_diffusion.py::test_what_generation_asks_of_a_model",
         "inference/test_generation_uncond.py::test_every_network_generates_in_the_peers_argument_order",
+        "inference/test_generation_samplers.py::test_audio_of_a_model_without_conditions_is_finite_and_the_same_in_any_batch",
     ),
     "D12 a diffusion autoencoder with a decoder never decodes": (
         "models/test_diffusion_autoencoder.py::test_audio_goes_in_and_comes_out",
@@ -136,6 +137,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "D16, R inference ignores the shift of timesteps that training and demos use": (
         "diffusion/test_grids.py::test_a_model_with_a_shift_is_sampled_where_it_was_trained",
         "inference/test_generation.py::test_one_schedule_serves_training_length_shift_demos_and_generation",
+        "inference/test_generation_samplers.py::test_every_sampler_steps_where_the_models_shift_leads",
+        "diffusion/test_samplers_in_ratios.py::test_a_shift_is_followed_unless_ratios_are_asked_for",
         "training/test_denoising_options.py::test_training_draws_timesteps_where_the_models_shift_takes_them",
         "training/test_arc.py::test_a_teacher_with_a_shift_is_sampled_where_it_was_trained",
     ),
@@ -227,7 +230,26 @@ ROWS: dict[str, tuple[str, ...]] = {
         "models/test_latent_diffusion.py::test_a_negative_prompt_is_taken_on_every_route",
         "models/test_latent_diffusion.py::test_a_negative_may_be_a_number_on_any_route",
         "models/test_latent_diffusion.py::test_rescaled_guidance_keeps_the_deviation",
+        "models/test_guided_model.py::test_each_argument_acts_and_a_clip_does_not_depend_on_its_batch",
         "models/test_adp.py::test_the_networks_own_share_of_rescaling",
+    ),
+    "Sampling: the third-order multistep sampler is of second order": (
+        ELSEWHERE,
+        "diffusion/test_sampler_convergence.py::test_halving_the_step_divides_the_error_by_two_to_the_order",
+    ),
+    "Sampling: k-dpm-fast and k-dpm-adaptive leave the noise of sigma_min in the audio": (
+        ELSEWHERE,
+        "diffusion/test_samplers.py::test_one_point_of_data_is_found_exactly_in_any_number_of_steps",
+    ),
+    "Sampling: a clip depends on its batch, by one stream of noise and by steps that fit all items together": (
+        ELSEWHERE,
+        "diffusion/test_samplers.py::test_a_clip_does_not_depend_on_its_batch",
+        "inference/test_generation_samplers.py::test_audio_from_every_sampler_is_finite_and_the_same_in_any_batch",
+    ),
+    "Sampling: the flow's ratios of noise to data, and other options, are accepted and dropped": (
+        ELSEWHERE,
+        "diffusion/test_samplers.py::test_wrong_samplers_are_told",
+        "inference/test_generation_samplers.py::test_ratios_and_other_options_reach_the_sampler",
     ),
     "S9 the fallback key of one item sticks for the rest of the batch": (
         "models/conditioners/test_multi_conditioner.py::test_the_fallback_key_is_chosen_for_each_item_alone",

@@ -148,16 +148,22 @@ def test_every_recorded_output_is_met(name):
         assert_matches(outputs[key]().float(), want.float())
 
 
+RATIOS = {"sigma_min": 0.03, "sigma_max": 50.0}
+
+
 @pytest.mark.parametrize(
-    ("name", "sampler"),
+    ("name", "sampler", "options"),
     [
-        ("tiny_cond_adp_cfg", "v-ddim"),
-        ("tiny_cond_dit_latent_concat", "v-ddim"),
-        ("tiny_cond_dit_v_prepend", "v-ddim"),
-        ("tiny_cond_dit_rf_adaln", "rk4"),
+        ("tiny_cond_adp_cfg", "v-ddim", {}),
+        ("tiny_cond_adp_cfg", "dpmpp-2m", RATIOS),
+        ("tiny_cond_dit_latent_concat", "v-ddim", {}),
+        ("tiny_cond_dit_latent_concat", "dpmpp-2m", RATIOS),
+        ("tiny_cond_dit_v_prepend", "v-ddim", {}),
+        ("tiny_cond_dit_v_prepend", "dpmpp-2m", RATIOS),
+        ("tiny_cond_dit_rf_adaln", "rk4", {}),
     ],
 )
-def test_generation_from_the_recorded_noise_makes_the_recorded_audio(name, sampler, monkeypatch):
+def test_generation_from_the_recorded_noise_makes_the_recorded_audio(name, sampler, options, monkeypatch):
     """Those recorded on schedules that are ours, too: the peer's euler and dpmpp have one of their own."""
     reference = load_reference(name)
     model = create_model_from_config(reference.config).eval()
@@ -165,5 +171,5 @@ def test_generation_from_the_recorded_noise_makes_the_recorded_audio(name, sampl
     noise = torch.randn(2, model.io_channels, reference["in.x"].shape[-1], generator=torch.Generator().manual_seed(42))
     monkeypatch.setattr("stable_audio_tools.inference.job.noise_like", lambda x, generators: noise)
     given = {"conditioning_tensors": conditions(model, reference, {}), "batch_size": 2, "sample_size": reference.config["sample_size"]}
-    made = generate_diffusion_cond(model, 4, 3.0, **given, sampler_type=sampler, seed=0)
+    made = generate_diffusion_cond(model, 4, 3.0, **given, sampler_type=sampler, seed=0, **options)
     assert_matches(made, reference[f"seeded.generate_{sampler}_steps4_seed42_cfg3"])
