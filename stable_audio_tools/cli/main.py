@@ -30,7 +30,7 @@ COMMANDS = {
     "generate": "make audio with a trained model",
     "export": "write a trained model for use: averaged, half precision, merged, for other programs",
     "ui": "open a page in the browser that makes audio with trained models",
-    "evaluate": "measure a trained model on prompts it was not trained on",
+    "evaluate": "measure what a trained model makes, or a folder of audio",
     "report": "build the page of a run, or one page that compares several",
 }
 LIGHTNING = ("fit", "validate", "test")

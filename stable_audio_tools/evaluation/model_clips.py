@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from stable_audio_tools.inference.generation import (
 from stable_audio_tools.inference.language import generate_lm
 from stable_audio_tools.inference.reconstruction import reconstruct
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
-from stable_audio_tools.models.diffusion_autoencoder import DiffusionAutoencoder
+from stable_audio_tools.models.config import BaseModelConfig
 from stable_audio_tools.models.lm import AudioLanguageModel
 from stable_audio_tools.models.unconditional_diffusion import UnconditionalDiffusion
 
@@ -31,7 +31,6 @@ from .comparison import Comparison
 from .embedders.base import Embedder
 
 Batch = tuple[Tensor, Sequence[Mapping[str, Any]]]
-Kind = Literal["sounds", "reconstructions"]
 TOP_P = 0.95  # of a language model, as in its demos
 
 
@@ -62,21 +61,22 @@ class Pair(NamedTuple):
     metadata: Mapping[str, Any]
 
 
-def kind_of(model: nn.Module) -> Kind:
-    """Whether a model makes sounds of its own, or reconstructs those that it is given."""
-    return "reconstructions" if isinstance(model, AudioAutoencoder) else "sounds"
+def reconstructs(config: BaseModelConfig) -> bool:
+    """Whether a model gives back the sounds that it is given, instead of making its own."""
+    return config.model_type in ("autoencoder", "diffusion_autoencoder")
 
 
-def has_steps(model: nn.Module) -> bool:
+def has_steps(config: BaseModelConfig) -> bool:
     """Whether the clips of a model are sampled in steps."""
-    return isinstance(model, DiffusionAutoencoder) or not isinstance(model, AudioAutoencoder | AudioLanguageModel)
+    return config.model_type not in ("autoencoder", "lm")
 
 
-def has_guidance(model: nn.Module) -> bool:
+def has_guidance(config: BaseModelConfig) -> bool:
     """Whether a model has conditions that guidance could leave out."""
-    if isinstance(model, AudioLanguageModel):
-        return bool(model.routes.tokens | model.routes.vectors)
-    return not isinstance(model, AudioAutoencoder | UnconditionalDiffusion)
+    if config.model_type == "lm":
+        routes = config.model.lm.routes
+        return bool(routes.tokens | routes.vectors)
+    return config.model_type.startswith("diffusion_cond")
 
 
 class Progress(Protocol):
@@ -155,7 +155,7 @@ def _made(
         return reconstruct(model, (model.sample_rate, audio), steps=sampling.steps, seed=seeds, callback=progress)
     if isinstance(model, AudioLanguageModel):
         scale = 1.0 if sampling.cfg_scale is None else sampling.cfg_scale
-        guided: dict[str, Any] = {"conditioning": metadata, "cfg_scale": scale} if has_guidance(model) else {}
+        guided: dict[str, Any] = {"conditioning": metadata, "cfg_scale": scale} if model.routes.tokens | model.routes.vectors else {}
         seconds = sample_size / model.sample_rate
         return generate_lm(model, batch_size=len(seeds), seconds=seconds, top_p=TOP_P, seed=seeds, callback=progress, **guided)
     options: dict[str, Any] = {"steps": sampling.steps, "sample_size": sample_size, "seed": seeds, "sampler_type": sampling.sampler}
@@ -173,6 +173,7 @@ def compared(
     paired: bool,
     embedders: Sequence[Embedder] = (),
     training: Clips | None = None,
+    loudness: float | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """What the model made beside the items that it was made for.
@@ -180,7 +181,7 @@ def compared(
     Args:
         sample_rate: Hz of both.
         paired: what was made are reconstructions.
-        training, recipe: see `Comparison`.
+        training, loudness, recipe: see `Comparison`.
     """
     prompts = [pair.metadata["prompt"] for pair in pairs if isinstance(pair.metadata.get("prompt"), str)]
     names = [str(pair.metadata.get("path", index)) for index, pair in enumerate(pairs)]
@@ -191,5 +192,6 @@ def compared(
         prompts=prompts if prompts and len(prompts) == len(pairs) and not paired else None,
         training=training,
         embedders=embedders,
+        loudness=loudness,
         recipe=recipe or {},
     )

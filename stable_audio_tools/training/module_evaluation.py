@@ -12,7 +12,7 @@ from torch import Tensor
 from stable_audio_tools.evaluation.embedders import build_embedder
 from stable_audio_tools.evaluation.measure import Measure
 from stable_audio_tools.evaluation.metrics import choose_metrics, measure
-from stable_audio_tools.evaluation.model_clips import Batch, compared, kind_of, made_pairs
+from stable_audio_tools.evaluation.model_clips import Batch, compared, made_pairs, reconstructs
 from stable_audio_tools.models.lm import AudioLanguageModel
 from stable_audio_tools.training.config import AnyRun
 from stable_audio_tools.training.evaluation import NUM_CLIPS
@@ -62,7 +62,7 @@ class ModuleEvaluation:
         comparison = compared(
             pairs,
             self.run.sample_rate,
-            paired=kind_of(model) == "reconstructions",
+            paired=reconstructs(self.run),
             embedders=[build_embedder(self.section.embedder, model, str(module.device))],
             recipe={**sampling.to_dict(), "train_step": module.train_step},
         )

@@ -75,14 +75,37 @@ def test_seed_steps_and_guidance_take_effect(run_folder, tmp_path):
         (("--model", "{run}", "--cfg-scale", "nan"), ("expected a number of 0 or more, got 'nan'",)),
         (("--model", "{run}", "--out", "{tmp}/no/report.json"), ("there is no folder", "/no", "name a file in a folder that exists")),
         (("--model", "{run}", "--save-audio", "{run}/dataset.json"), ("this is a file; name a folder",)),
-        (("--model", "{alone}"), ("this model does not lie in a run's folder with its dataset.json", "--dataset-config FILE")),
-        (("--model", "{run}", "--dataset-config", "{tmp}/audio.json"), ("dataset_type is 'audio_dir'", "only 'synthetic'")),
+        (("--model", "{alone}"), ("this model does not lie in a run's folder with its dataset.json", "--reference FOLDER")),
+        (
+            ("--model", "{run}", "--dataset-config", "{tmp}/audio.json", "--metrics", "synthetic"),
+            ("dataset_type is 'audio_dir'", "leave 'synthetic' out"),
+        ),
         (("--model", "{run}", "--dataset-config", "{tmp}/long.json"), ("sounds of 9.0 s do not fit a clip of 2048 samples",)),
-        (("--model", "{autoencoder}"), ("model_type is 'autoencoder'; evaluate supports 'diffusion_cond' models so far",)),
-        ((), ("--model",)),
+        (("--model", "{autoencoder}", "--metrics", "synthetic"), ("model_type is 'autoencoder'", "leave 'synthetic' out")),
+        (("--model", "{autoencoder}", "--steps", "4", "--cfg-scale", "2"), ("--steps has no effect", "--cfg-scale has no effect")),
+        (("--model", "{run}", "--metrics", "frechett"), ("frechett", 'did you mean "frechet"')),
+        (("--model", "{run}", "--metrics", "mrstft"), ("'mrstft' needs the original of each clip",)),
+        (("--model", "{run}", "--metrics", "synthetic", "--num-clips", "4"), ("--num-clips has no effect",)),
+        (("--model", "{run}", "--metrics", "frechet", "--num-prompts", "4"), ("--num-prompts", "--num-clips is the number")),
+        (("--model", "{run}", "--embedder", "logmel"), ('did you mean "log_mel"',)),
+        (("--model", "{run}", "--embedder", "log_mel", "--embedder", "log_mel:x"), ("--embedder log_mel is given twice",)),
+        (("--model", "{run}", "--sampler", "eulr"), ("eulr", "euler")),
+        (("--model", "{run}", "--num-clips", "100000"), ("--num-clips", "100000 clips are asked for, and the data have 10000")),
+        (("--model", "{run}", "--reference", "{tmp}/nowhere"), ("nowhere", "no such folder")),
+        (
+            ("--model", "{run}", "--reference", "{tmp}", "--dataset-config", "{tmp}/audio.json"),
+            ("both say what to compare with", "keep one"),
+        ),
+        (("--model", "{run}", "--paired"), ("--paired has no effect with --model",)),
+        (("--audio", "{tmp}/empty", "--steps", "4"), ("--steps has no effect with --audio",)),
+        (("--audio", "{tmp}/empty"), ("--audio", "empty")),
+        (("--audio", "{tmp}", "--paired"), ("--paired needs --reference",)),
+        (("--model", "{run}", "--audio", "{tmp}"), ("--model and --audio exclude each other",)),
+        ((), ("nothing to evaluate", "--model FILE or RUN_DIR, or --audio FOLDER")),
     ],
 )
 def test_bad_input_is_said_in_one_message(arguments, messages, run_folder, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
     (tmp_path / "audio.json").write_text(json.dumps({"dataset_type": "audio_dir", "datasets": [{"id": "a", "path": str(tmp_path)}]}))
     (tmp_path / "long.json").write_text(json.dumps(DATASET | {"seconds": 9.0}))
     places = {"tmp": tmp_path, "run": run_folder, "alone": tmp_path / "alone", "autoencoder": tmp_path / "autoencoder"}

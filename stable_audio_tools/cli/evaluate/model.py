@@ -1,0 +1,233 @@
+"""`evaluate --model`: what a model of any type makes, beside the sounds of a dataset or a folder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stable_audio_tools.cli.device import find_device
+from stable_audio_tools.cli.evaluate.clips import (
+    dataset_loader,
+    folder_config,
+    make_folder,
+    read_dataset,
+    save_clips,
+    training_clips,
+)
+from stable_audio_tools.cli.evaluate.files import EMBEDDER
+from stable_audio_tools.cli.evaluate.flags import BATCH, CFG_SCALE, NUM_CLIPS, NUM_PROMPTS, OF_CLIPS, STEPS, given
+from stable_audio_tools.cli.evaluate.labelled import evaluate_labelled
+from stable_audio_tools.cli.evaluate.results import Results
+from stable_audio_tools.cli.generate.progress import ClipProgress
+from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.data.loader import AudioLoader
+from stable_audio_tools.data.needs import check_needs
+from stable_audio_tools.data.synthetic import SyntheticConfig
+from stable_audio_tools.diffusion.samplers import find_sampler
+from stable_audio_tools.evaluation.comparison import Need
+from stable_audio_tools.evaluation.embedders import build_embedder, check_embedder_name
+from stable_audio_tools.evaluation.measure import Measure
+from stable_audio_tools.evaluation.metrics import choose_metrics, measure
+from stable_audio_tools.evaluation.model_clips import Sampling, compared, has_guidance, has_steps, made_pairs, reconstructs
+from stable_audio_tools.evaluation.scores import EvaluationReport
+from stable_audio_tools.models.pretrained import FoundModel, find_model
+from stable_audio_tools.training.metadata_needs import metadata_needs
+
+log = logging.getLogger(__name__)
+DATASET = "dataset.json"
+LABELS, CLIPS = "synthetic", "clips"  # what is measured, and the folders in which both are kept where there are both
+
+
+def evaluate_model(args: argparse.Namespace) -> Results:
+    """
+    Raises:
+        ConfigError: a model or data that cannot be used, or flags that do not fit them; before weights are read.
+    """
+    found = find_model(args.model)
+    sampling = _sampling(args, found)
+    dataset = _dataset(args)
+    labelled = _asks_for_labels(args, found, dataset)
+    clips = _ClipEvaluation(args, found, dataset) if _asks_for_clips(args, labelled=labelled) else None
+    folder = Path(args.save_audio) if args.save_audio else None
+    if folder is not None:
+        make_folder(folder)
+    model: Any = found.load().to(find_device(args.device))
+    folders = {part: folder / part if folder and labelled and clips else folder for part in (LABELS, CLIPS)}
+    report = _labelled(args, model, found, dataset, sampling, folders[LABELS]) if labelled else None
+    measures = [] if clips is None else clips.measure(model, sampling, folders[CLIPS])
+    recipe = (
+        {} if clips is None else {"model": args.model, **sampling.to_dict(), "compared_with": _reference_name(args), "clips": clips.count}
+    )
+    return Results(recipe, measures, report)
+
+
+def _asks_for_labels(args: argparse.Namespace, found: FoundModel, dataset: Any) -> bool:
+    """Whether the model's clips are held against the labels of the synthetic dataset.
+
+    Raises:
+        ConfigError: they cannot be, and it was asked for, or settings of it were given.
+    """
+    kind = found.config["model_type"]
+    possible = isinstance(dataset, SyntheticConfig) and kind == "diffusion_cond"
+    wanted = LABELS in args.metrics if args.metrics else possible
+    if wanted and not possible:
+        is_kind = f"dataset_type is {dataset.dataset_type!r}" if kind == "diffusion_cond" else f"model_type is {kind!r}"
+        message = f"{is_kind}; labels are known of the synthetic dataset, and asked for with diffusion_cond models"
+        raise ConfigError([Problem((), message, f"leave {LABELS!r} out")], "--metrics")
+    if args.num_prompts is not None and not wanted:
+        what = "has no effect: nothing is measured against the labels of the synthetic dataset"
+        raise ConfigError([Problem((), what, "--num-clips is the number of clips to compare")], "--num-prompts")
+    return wanted
+
+
+def _asks_for_clips(args: argparse.Namespace, *, labelled: bool) -> bool:
+    """Whether the model's clips are held against those of the data.
+
+    Raises:
+        ConfigError: they are not, and settings of it were given.
+    """
+    flags = given(args, OF_CLIPS)
+    if args.metrics != [LABELS]:
+        return not labelled or bool(args.metrics or flags)
+    if flags:
+        problems = [Problem((), f"{flag} has no effect on what is measured against labels", "leave it out") for flag in flags]
+        raise ConfigError(problems, f"--metrics {LABELS}")
+    return False
+
+
+def _labelled(
+    args: argparse.Namespace, model: Any, found: FoundModel, dataset: SyntheticConfig, sampling: Sampling, folder: Path | None
+) -> EvaluationReport:
+    return evaluate_labelled(
+        model,
+        dataset,
+        sampling,
+        sample_size=found.parsed.sample_size,
+        num_prompts=args.num_prompts or NUM_PROMPTS,
+        batch_size=args.batch_size or BATCH,
+        save_audio=folder,
+        name=args.model,
+    )
+
+
+def _sampling(args: argparse.Namespace, found: FoundModel) -> Sampling:
+    """What was asked for; the rest is as in the model's demos.
+
+    Raises:
+        ConfigError: the model has no use for a flag, or no such sampler.
+    """
+    demo = (found.config.get("training") or {}).get("demo") or {}
+    steps, guidance = has_steps(found.parsed), has_guidance(found.parsed)
+    sampler = steps and not reconstructs(found.parsed)
+    idle = {"--steps": args.steps is not None and not steps, "--cfg-scale": args.cfg_scale is not None and not guidance}
+    idle["--sampler"] = args.sampler is not None and not sampler
+    if problems := [Problem((), f"{flag} has no effect on this model", "leave it out") for flag, is_idle in idle.items() if is_idle]:
+        raise ConfigError(problems, f"--model {args.model}")
+    name = (args.sampler or demo.get("sampler_type")) if sampler else None
+    if args.sampler:
+        outline: Any = found.outline()
+        find_sampler(args.sampler, outline.objective)
+    scale = args.cfg_scale if args.cfg_scale is not None else next(iter(demo.get("demo_cfg_scales") or ()), CFG_SCALE)
+    return Sampling(
+        steps=(args.steps or demo.get("demo_steps") or STEPS) if steps else None,
+        cfg_scale=float(scale) if guidance else None,
+        sampler=name,
+        seed=args.seed,
+    )
+
+
+def _dataset(args: argparse.Namespace) -> Any:
+    """What to compare with: as the flags say, else the data that a run's folder names."""
+    if args.reference:
+        return folder_config(args.reference)
+    if args.dataset_config:
+        return read_dataset(args.dataset_config, allow_code=args.allow_code)
+    path = _run_dataset(Path(args.model))
+    if not path.is_file():
+        fix = "--dataset-config FILE or --reference FOLDER says what to compare with"
+        what = f"this model does not lie in a run's folder with its {DATASET}"
+        raise ConfigError([Problem((), what, fix)], source=f"--model {args.model}")
+    return read_dataset(str(path), allow_code=args.allow_code)
+
+
+def _run_dataset(model: Path) -> Path:
+    if (model / DATASET).is_file():
+        return model / DATASET
+    return (model.resolve().parent.parent if model.is_file() else model.resolve().parent) / DATASET
+
+
+def _reference_name(args: argparse.Namespace) -> str:
+    return args.reference or args.dataset_config or f"the run's {DATASET}"
+
+
+class _ClipEvaluation:
+    """The model's clips beside those of a dataset; made before the weights are read, so that it says what is wrong.
+
+    Raises:
+        ConfigError: metrics, embedders or data that do not fit.
+    """
+
+    def __init__(self, args: argparse.Namespace, found: FoundModel, dataset: Any):
+        self.args, self.config = args, found.parsed
+        self.paired = reconstructs(self.config)
+        self.specs = args.embedder or [EMBEDDER]
+        for spec in self.specs:
+            check_embedder_name(spec.partition(":")[0])
+        shape = (self.config.sample_size, self.config.sample_rate, self.config.audio_channels)
+        self.loader = dataset_loader(_unseen(dataset), shape, args.batch_size or BATCH, args.seed, allow_code=args.allow_code)
+        check_needs(self.loader.dataset, metadata_needs(self.config), run_code=args.allow_code)
+        self.count = self._count(self.loader)
+        self.training = training_clips(args.train_dataset, shape, allow_code=args.allow_code) if args.train_dataset else None
+        self.metrics = None if args.metrics is None else [name for name in args.metrics if name != LABELS]
+        # The embedders of these models are made with them; what they can do is asked again when all is there.
+        possible: Mapping[Need, bool] = {
+            "reference": True,
+            "embedder": True,
+            "pairs": self.paired,
+            "prompts": not self.paired,
+            "text_embedder": True,
+            "training": self.training is not None,
+        }
+        choose_metrics(self.metrics, [need for need, met in possible.items() if met])
+
+    def _count(self, loader: AudioLoader) -> int:
+        there = len(loader.dataset)  # type: ignore[arg-type]
+        if self.args.num_clips is not None and self.args.num_clips > there:
+            message = f"{self.args.num_clips} clips are asked for, and the data have {there}"
+            raise ConfigError([Problem((), message, f"--num-clips {there} at most, or name more data")], "--num-clips")
+        return min(self.args.num_clips or NUM_CLIPS, there)
+
+    def measure(self, model: nn.Module, sampling: Sampling, folder: Path | None) -> list[Measure]:
+        args, rate = self.args, self.config.sample_rate
+        progress = ClipProgress(self.count)
+        pairs = list(made_pairs(model, self.loader, self.count, sampling, self.config.sample_size, progress))
+        progress.clear()
+        if folder is not None:
+            names = [str(pair.metadata.get("prompt") or pair.metadata.get("path") or "clip") for pair in pairs]
+            save_clips(folder, [pair.made for pair in pairs], names, rate)
+        comparison = compared(
+            pairs,
+            rate,
+            paired=self.paired,
+            embedders=[
+                build_embedder(spec, model, args.device if args.device != "auto" else str(find_device("auto"))) for spec in self.specs
+            ],
+            training=self.training,
+            loudness=args.loudness,
+            recipe={"model": args.model, **sampling.to_dict(), "compared_with": _reference_name(args)},
+        )
+        chosen = choose_metrics(self.metrics, comparison.needs_met)
+        log.info("measuring: %s", ", ".join(chosen))
+        return measure(chosen, comparison)
+
+
+def _unseen(dataset: Any) -> Any:
+    """What the model was not trained on, where a dataset knows that."""
+    if isinstance(dataset, SyntheticConfig) and dataset.split == "train" and dataset.combinations("held_out"):
+        return dataset.with_split("held_out")
+    return dataset
