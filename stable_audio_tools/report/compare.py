@@ -121,7 +121,7 @@ def _differences(names: Sequence[str], folders: Sequence[RunFolder]) -> str:
 def leaves(value: Any, path: Leaf = ()) -> Iterable[tuple[Leaf, Any]]:
     """Path and value of everything that a document holds; a list of plain values is one value."""
     deeper: Iterable[tuple[str, Any]] = ()
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and value:
         deeper = ((str(name), item) for name, item in value.items())
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         deeper = ((str(index), item) for index, item in enumerate(value))
