@@ -102,9 +102,12 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
 def rescale(guided: Tensor, conditional: Tensor, phi: float) -> Tensor:
     """Bring the guided prediction's standard deviation back to the conditional one's, by a share `phi` of the way.
 
-    Lin et al. 2023, arXiv:2305.08891, equations 15 and 16; taken over channels, frame by frame, as published models have it.
+    Lin et al. 2023, arXiv:2305.08891, equations 15 and 16; taken over channels, frame by frame, as published models have it. One
+    channel has no deviation of its own, so there it is taken over time, too.
     """
-    matched = guided * (conditional.std(dim=1, keepdim=True) / guided.std(dim=1, keepdim=True))
+    dims = (1,) if conditional.shape[1] > 1 else (1, 2)
+    wanted, present = (each.std(dim=dims, keepdim=True) for each in (conditional, guided))
+    matched = guided * (wanted / present.clamp(min=torch.finfo(present.dtype).tiny))
     return phi * matched + (1 - phi) * guided
 
 

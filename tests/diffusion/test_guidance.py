@@ -27,6 +27,14 @@ def test_full_rescaling_restores_the_deviation_and_none_changes_nothing():
     torch.testing.assert_close(rescale(out, conditional, 0.0), out)
 
 
+def test_rescaling_is_finite_for_one_channel_and_for_a_network_that_says_nothing_yet():
+    conditional, unconditional = torch.randn(2, 3, 1, 8)
+    out = guide(conditional, unconditional, 5.0)
+    torch.testing.assert_close(rescale(out, conditional, 1.0).std(dim=2), conditional.std(dim=2))
+    nothing = torch.zeros(3, 4, 8)
+    assert torch.equal(rescale(nothing, nothing, 0.7), nothing)
+
+
 @pytest.mark.parametrize(("interval", "inside"), [((0, 1), [1, 1, 1]), ((0.5, 0.9), [0, 1, 1]), ((0.2, 0.4), [0, 0, 0])])
 def test_the_interval_is_closed_and_decided_for_each_item(interval, inside):
     conditional, unconditional = predictions()
