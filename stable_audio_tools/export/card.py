@@ -129,7 +129,7 @@ def _run_sections(run: RunFolder) -> Iterator[str]:
 
 def _training_facts(run: RunFolder) -> Facts:
     state, args = run.run, mapping(run.setup.get("args.json"))
-    wall, batch = number(state.get("wall_s")), args.get("batch_size")
+    wall, batch = number(state.get("wall_s")), state.get("batch_size", args.get("batch_size"))
     versions = mapping(state.get("versions"))
     return known(
         [

@@ -13,10 +13,10 @@ from torch import Tensor
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.export import diffusers
 from stable_audio_tools.models.atomic_file import atomic_file
-from stable_audio_tools.models.checkpoints import CONFIG_KEY, save_model
+from stable_audio_tools.models.checkpoints import save_model
 from stable_audio_tools.models.pretrained import CONFIG_NAME, WEIGHT_NAMES
 from stable_audio_tools.models.safetensors_file import write_safetensors
-from stable_audio_tools.models.torch_file import write_torch
+from stable_audio_tools.models.torch_file import save_ckpt
 
 Format = Literal["native", "peer", "diffusers"]
 
@@ -76,8 +76,7 @@ class Target:
             with atomic_file(self.weights) as file:
                 write_safetensors(file, state, {"format": "pt"})
         elif self.weights.suffix.lower() == CKPT:
-            with atomic_file(self.weights) as file:
-                write_torch({"state_dict": dict(state), CONFIG_KEY: dict(config)}, file)
+            save_ckpt(self.weights, state, config)
         else:
             save_model(self.weights, state, config, header)
         if self.config is not None:

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import torch
+from torch import Tensor
+
+from stable_audio_tools.models.atomic_file import atomic_file
+from stable_audio_tools.models.checkpoints import CONFIG_KEY
+
+
+def save_ckpt(path: str | PathLike[str], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write weights for inference as upstream does, and their config with them; the file appears whole or not at all.
+
+    Raises:
+        OSError: no space, no permission and the like; what was at `path` stays.
+    """
+    with atomic_file(Path(path)) as file:
+        write_torch({"state_dict": dict(state), CONFIG_KEY: dict(config)}, file)
 
 
 def write_torch(content: Mapping[str, Any], file: BinaryIO) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from os import PathLike
 from typing import Any
 
 import lightning.pytorch as pl
@@ -25,10 +26,12 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from stable_audio_tools.diffusion.seeds import derive_seed
+from stable_audio_tools.models.checkpoints import save_model
+from stable_audio_tools.models.torch_file import save_ckpt
 from stable_audio_tools.training.meter import MetricMeter
 from stable_audio_tools.training.optim import OptimizerGroup
 from stable_audio_tools.training.pace import Pace
-from stable_audio_tools.training.parallel import FullyShardedStrategy, clip_gradients, local_part, total_norm, with_part
+from stable_audio_tools.training.parallel import FullyShardedStrategy, clip_gradients, local_part, total_norm, whole_state, with_part
 from stable_audio_tools.training.rank_state import gathered, rank_state, restore_rank
 from stable_audio_tools.training.rng import seed_generators
 from stable_audio_tools.training.step_guard import Cause, StepGuard
@@ -93,6 +96,22 @@ class TrainingModule(pl.LightningModule):
     def averages(self) -> Mapping[str, tuple[EMA, str]]:
         """Name to (EMA, the player whose step it follows)."""
         return {}
+
+    def export_model(self, path: str | PathLike[str], use_safetensors: bool = False) -> None:
+        """Write `sampling_model` for inference, as upstream's scripts ask for it; nothing here changes. Every process makes the call.
+
+        Args:
+            use_safetensors: with the config in the header; else as `torch.save` writes it.
+
+        Raises:
+            OSError: no space, no permission and the like.
+        """
+        if not (weights := whole_state(self.sampling_model)):  # the first process has them
+            return
+        if use_safetensors:
+            save_model(path, weights, self.model_config, {"train_step": str(self.train_step)})
+        else:
+            save_ckpt(path, {name: value for name, value in weights.items() if isinstance(value, Tensor)}, self.model_config)
 
     # the loop
 

@@ -141,6 +141,33 @@ def test_an_export_is_exported_again_to_half_precision(export):
     assert json.loads(Path("half/model_config.json").read_text()) == wrapper.model_config
 
 
+@pytest.mark.parametrize(
+    "kind", ["diffusion_cond", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "diffusion_cond")]
+)
+def test_a_wrappers_own_export_leaves_it_as_it_was(tmp_path, kind):
+    wrapper = trained(config_of(kind))
+    before = {name: value.clone() for name, value in wrapper.state_dict().items() if isinstance(value, torch.Tensor)}
+    online, wanted = wrapper.model, outputs(wrapper.sampling_model, kind)
+    wrapper.export_model(tmp_path / "model.ckpt")
+    wrapper.export_model(tmp_path / "model.safetensors", use_safetensors=True)
+    assert wrapper.model is online and wrapper.state_dict().keys() >= before.keys()
+    for name, value in before.items():
+        exact(wrapper.state_dict()[name], value)
+    for name in ("model.ckpt", "model.safetensors"):
+        exact(outputs(get_pretrained_model(tmp_path / name)[0], kind), wanted)
+
+
+def test_weights_that_share_memory_are_written_out(export):
+    """Upstream's export gives up on them."""
+    wrapper = trained(config_of("diffusion_cond"))
+    state = wrapper.state_dict()
+    first, second = (f"model.transformer.layers.{index}.ff_norm.gamma" for index in (0, 1))
+    state[f"diffusion_ema.ema_model.{second}"] = state[f"diffusion_ema.ema_model.{first}"]
+    assert export(checkpoint("step.ckpt", wrapper, state_dict=state), "--out", "model.safetensors")[0] == 0
+    written = load_file("model.safetensors")
+    exact(written[f"model.{first}"], written[f"model.{second}"])
+
+
 # readers
 
 
