@@ -25,6 +25,27 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 PATIENCE_S = 60
+FAINT = """(() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, weight, i) => {
+    const v = c[i] / 255;
+    return sum + weight * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  }, 0);
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const c = numbers(getComputedStyle(node).backgroundColor);
+      if (c.length === 3 || c[3] === 1) return c;
+    }
+  };
+  return [...document.querySelectorAll('SELECTOR')]
+    .filter((node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim()))
+    .filter((node) => node.checkVisibility() && !node.closest('script, svg, button:disabled'))
+    .filter((node) => {
+      const [low, high] = [light(numbers(getComputedStyle(node).color)), light(behind(node))].sort((a, b) => a - b);
+      return (high + 0.05) / (low + 0.05) < 4.5;
+    }).map((node) => node.className || node.tagName);
+})()"""
+"""Elements whose text stands out too little from what is behind it: WCAG 2.2, 1.4.3, asks for 4.5."""
 
 
 class Browser:
@@ -128,6 +149,10 @@ class Page:
             if time.monotonic() > deadline:
                 raise AssertionError(f"the page never met: {condition}")
             time.sleep(0.02)
+
+    def faint(self, selector: str = "body *") -> list[str]:
+        """Elements, by class or tag, whose text has too little contrast."""
+        return self.run(FAINT.replace("SELECTOR", selector))
 
     def press(self, key: str) -> None:
         """Press and release a key by its DOM name, such as "ArrowRight" or "o"."""
