@@ -8,7 +8,7 @@ import configs
 import pytest
 import torch
 
-from stable_audio_tools.audio.io import load_audio
+from stable_audio_tools.audio.io import load_audio, save_audio
 
 MANY = '{"prompt": "a saw", "seed": 3}\n\n{"prompt": "a bell", "seconds": 0.1, "name": "bell", "negative_prompt": "noise", "seed": 9}\n'
 TABLE = 'prompt,seconds,seed,name,negative_prompt\na saw,,3,,\n\n"a bell",0.1,9,bell,noise\n'
@@ -160,3 +160,46 @@ def test_a_table_of_another_program_is_read(from_file):
     text = b'\xef\xbb\xbfprompt,seed\r\n"a ""loud"" bell,\r\nwith a second line",5\r\n'.decode("utf-8")
     status, (path,), err = from_file("list.csv", text)
     assert status == 0 and settings(path)["prompt"] == 'a "loud" bell,\nwith a second line' and settings(path)["seed"] == 5, err
+
+
+def heard(kind):
+    """`text_to_audio` that also hears a sound, by input concatenation."""
+    config = configs.text_to_audio()
+    encoder = {"sample_rate": 16000, "pretransform_config": {"type": "patched", "config": {"channels": 1, "patch_size": 32}}}
+    mix = {"source_keys": ["drums", "bass"]} if kind == "source_mix" else {}
+    config["model"]["conditioning"]["configs"].append({"id": "reference", "type": kind, "config": {**encoder, **mix}})
+    section = config["model"]["diffusion"]
+    section["input_concat_ids"] = ["reference"]
+    section["config"]["input_concat_dim"] = 16
+    return config
+
+
+@pytest.mark.parametrize("kind", ["pretransform", "source_mix"])
+def test_a_condition_that_is_a_sound_is_given_by_its_file(generate, saved, kind):
+    for name, hertz in (("low", 100), ("high", 900)):
+        save_audio(f"{name}.wav", 0.5 * torch.sin(torch.arange(3000) * hertz / 8000 * 6.283)[None], 8000)
+
+    def given(file):
+        return json.dumps({"drums": file}) if kind == "source_mix" else file
+
+    def audio(file):
+        flags = ["--seed", "0", "--steps", "2", "--out", f"{file}.clip.wav", "--cond", f"reference={given(file)}"]
+        status, (path,), err = generate("--model", saved(heard(kind)), "--prompt", "a", *flags)
+        assert status == 0, err
+        assert settings(path)["conditions"] == {"reference": {"drums": file} if kind == "source_mix" else file}
+        _, (again,), err = generate("--from-settings", str(path.with_suffix(".json")), "--out", "again.wav")
+        assert again.read_bytes() == path.read_bytes(), err
+        return load_audio(path)[0]
+
+    low, high = audio("low.wav"), audio("high.wav")
+    assert low.shape == (1, 2048) and not torch.allclose(low, high, atol=1e-3)
+    status, _, err = generate("--model", saved(heard(kind)), "--prompt", "a", "--cond", f"reference={given('none.wav')}")
+    assert status == 2 and "reference: none.wav: no such file" in err
+    status, _, err = generate("--model", saved(heard(kind)), "--prompt", "a", "--cond", "reference=3")
+    wanted = "expected an object of files by source, got 3" if kind == "source_mix" else "expected the name of an audio file, got 3"
+    assert status == 2 and f"reference: {wanted}" in err
+
+
+def test_a_source_of_another_name_is_told(generate, saved):
+    status, _, err = generate("--model", saved(heard("source_mix")), "--prompt", "a", "--cond", 'reference={"drum": "a.wav"}')
+    assert status == 2 and 'reference: drum: no such source\n  = did you mean "drums"?' in err

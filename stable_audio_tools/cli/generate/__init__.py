@@ -164,7 +164,7 @@ def _written(args: argparse.Namespace, planned: Plan, out: Output, todo: Sequenc
     try:
         for batch in planned.batches(size, [clip for clip, _ in todo]):
             progress.begin(len(batch))
-            audio = planned.maker.make(model, batch, progress)
+            audio = planned.make(model, batch, progress)
             progress.clear()
             for clip, made in zip(batch, audio, strict=True):
                 settings = settings_of(args, planned, clip, facts) | out.settings

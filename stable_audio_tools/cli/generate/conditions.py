@@ -11,6 +11,7 @@ from torch import nn
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.suggest import did_you_mean
 
+from .sounds import SoundCondition
 from .wishes import Wish
 
 TIMES = ("seconds_start", "seconds_total")
@@ -19,7 +20,7 @@ TIMES = ("seconds_start", "seconds_total")
 class ConditionReader:
     """Of one model: which conditions it has, and the metadata of a clip for them.
 
-    ids: its conditions that are in use.
+    ids: its conditions that are in use. sounds: those that are sounds, by metadata key.
     """
 
     def __init__(self, model: nn.Module, config: Mapping[str, Any]):
@@ -30,6 +31,9 @@ class ConditionReader:
         self._keys = {name: {name, conditioner.default_keys.get(name, name)} for name in used}
         self._known = set().union(*self._keys.values())
         entries = (config["model"].get("conditioning") or {}).get("configs", ())
+        params = {entry["id"]: entry.get("config") or {} for entry in entries}
+        taken = {name: SoundCondition.of(each, params[name], model.sample_rate) for name, each in self._conditioners.items()}  # type: ignore[arg-type]
+        self.sounds = {key: sound for name, sound in taken.items() if sound is not None for key in self._keys[name]}
         self._counts_seconds = any(entry["id"] == "seconds_total" and entry["type"] == "int" for entry in entries)
 
     @property
@@ -88,6 +92,9 @@ class ConditionReader:
         for name, conditioner in self._conditioners.items():
             key = name if name in item else next(key for key in self._keys[name] if key in item)
             value, given = item[key], key in wish.conditions or key == "prompt"
+            if key in self.sounds:
+                yield from (Problem((), f"{key}: {problem.message}", problem.fix) for problem in self.sounds[key].problems(value))
+                continue
             try:
                 conditioner.parse(value)
             except ValueError as error:

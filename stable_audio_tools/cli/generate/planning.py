@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from stable_audio_tools.audio.io import probe
 from stable_audio_tools.audio.resample import resampled_length
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
 from .conditions import ConditionReader
-from .makers import MAKERS, Clip, Maker, audio_seconds
+from .makers import MAKERS, Clip, Maker, Progress, audio_seconds
+from .sounds import SoundCondition, read_sounds
 from .wishes import Wish
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,17 @@ MOST_SEEDS = 2**31
 class Plan:
     """What is to be made, and how.
 
-    rate: Hz of the clips.
+    rate: Hz of the clips. sounds: conditions that are sounds, by metadata key.
     """
 
     clips: tuple[Clip, ...]
     maker: Maker
     rate: int
+    sounds: Mapping[str, SoundCondition]
+
+    def make(self, model: nn.Module, clips: Sequence[Clip], progress: Progress) -> Tensor:
+        """One of the batches, (B, C, at least what is kept)."""
+        return self.maker.make(model, [read_sounds(clip, self.sounds, self.rate) for clip in clips], progress)
 
     def batches(self, size: int, clips: Sequence[Clip]) -> Iterator[list[Clip]]:
         """Some of the clips, at most `size` of one kind at a time: those of another length, or with a negative, are another's."""
@@ -57,8 +63,9 @@ def plan(args: argparse.Namespace, wishes: Sequence[Wish], model: Any, config: M
     """
     demo = (config.get("training") or {}).get("demo") or {}
     maker = MAKERS[config["model_type"]].of(args, model, demo)
-    clips = _reconstructions(args, model) if args.reconstruct else _generated(args, wishes, model, config, maker)
-    return Plan(tuple(clips), maker, model.sample_rate)
+    reader = ConditionReader(model, config)
+    clips = _reconstructions(args, model) if args.reconstruct else _generated(args, wishes, reader, config, maker)
+    return Plan(tuple(clips), maker, model.sample_rate, reader.sounds)
 
 
 def _reconstructions(args: argparse.Namespace, model: Any) -> Iterator[Clip]:
@@ -70,13 +77,12 @@ def _reconstructions(args: argparse.Namespace, model: Any) -> Iterator[Clip]:
 
 
 def _generated(
-    args: argparse.Namespace, wishes: Sequence[Wish], model: nn.Module, config: Mapping[str, Any], maker: Maker
+    args: argparse.Namespace, wishes: Sequence[Wish], reader: ConditionReader, config: Mapping[str, Any], maker: Maker
 ) -> Iterator[Clip]:
     rate, trained = config["sample_rate"], config["sample_size"]
     source = f"--model {args.model}"
     keep = [trained if wish.seconds is None else max(1, round(wish.seconds * rate)) for wish in wishes]
     _check_given_audio(args, wishes, [samples / rate for samples in keep])
-    reader = ConditionReader(model, config)
     if max(keep) > trained:
         log.warning("%g s are longer than the clips of %g s that the model was trained on", max(keep) / rate, trained / rate)
     metadata = reader.metadata(wishes, [samples / rate for samples in keep], source)
