@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pydantic import Field
@@ -15,6 +15,7 @@ from stable_audio_tools.evaluation.metrics import choose_metrics
 from stable_audio_tools.evaluation.model_clips import Sampling
 
 LACKING = {"steps": "a sampler", "cfg_scale": "guidance"}
+DESCRIPTIVE = ("statistics", "memorisation")  # not measured unless asked for: many numbers, or much time
 NUM_CLIPS = 64  # chosen: enough to rank the steps of one training by log-mel statistics; a final figure takes more
 
 
@@ -22,7 +23,9 @@ class PeriodicEvaluationConfig(StrictModel):
     """Clips made by the sampling weights (EMA where there are any) are measured beside those of a dataset, and logged as `eval/<name>`."""
 
     every: int = Field(gt=0, description="train steps between two evaluations; the last step is evaluated too")
-    metrics: tuple[str, ...] | None = Field(None, min_length=1, description="as --metrics of evaluate; default: the usual ones that fit")
+    metrics: tuple[str, ...] | None = Field(
+        None, min_length=1, description="as --metrics of evaluate; default: distances, and what compares pairs"
+    )
     embedder: str = Field("log_mel", description='what distances of sets are taken in, as "NAME" or "NAME:PATH"')
     num_clips: int | None = Field(
         None, ge=2, description=f"clips made each time, for the first items of the data; default: {NUM_CLIPS}, or all if there are fewer"
@@ -47,6 +50,7 @@ class PeriodicEvaluationConfig(StrictModel):
             "pairs": reconstructs,
             "prompts": prompted,
             "text_embedder": prompted,
+            "rating_embedder": True,
         }
         there = [need for need, met in possible.items() if met]
         for index, name in enumerate(self.metrics or ()):
@@ -56,6 +60,15 @@ class PeriodicEvaluationConfig(StrictModel):
         if reconstructs and name == "latents" and not path:
             message = "the autoencoder's latents change as it trains, so numbers of two steps would not compare"
             yield Problem(("embedder",), message, 'name another autoencoder: "latents:FILE"', self.embedder)
+
+    def chosen(self, there: Collection[Need]) -> list[str]:
+        """The metrics to compute with what is there.
+
+        Raises:
+            ConfigError: one was asked for that does not fit.
+        """
+        names = choose_metrics(self.metrics, there)
+        return [name for name in names if self.metrics is not None or name not in DESCRIPTIVE]
 
     def sampling(self, demo: Any) -> Sampling:
         """How clips are made: as demos, where nothing else is said."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stable_audio_tools.evaluation.embedders import build_embedder
 from stable_audio_tools.evaluation.measure import Measure
-from stable_audio_tools.evaluation.metrics import choose_metrics, measure
+from stable_audio_tools.evaluation.metrics import measure
 from stable_audio_tools.evaluation.model_clips import Batch, compared, made_pairs, reconstructs
 from stable_audio_tools.models.lm import AudioLanguageModel
 from stable_audio_tools.training.config import AnyRun
@@ -66,7 +66,7 @@ class ModuleEvaluation:
             embedders=[build_embedder(self.section.embedder, model, str(module.device))],
             recipe={**sampling.to_dict(), "train_step": module.train_step},
         )
-        return measure(choose_metrics(self.section.metrics, comparison.needs_met), comparison)
+        return measure(self.section.chosen(comparison.needs_met), comparison)
 
     def _first(self, module: Any, count: int) -> list[Batch]:
         """The first batches, as audio on the CPU."""

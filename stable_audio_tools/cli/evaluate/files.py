@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from stable_audio_tools.cli.device import find_device
 from stable_audio_tools.cli.evaluate.clips import DatasetClips, audio_files, chosen, read_dataset, read_files, shape_of, training_clips
+from stable_audio_tools.cli.evaluate.flags import EMBEDDER
 from stable_audio_tools.cli.evaluate.results import Results
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.data.audio_dir import AudioDirConfig
@@ -18,7 +19,6 @@ from stable_audio_tools.evaluation.embedders import build_embedder
 from stable_audio_tools.evaluation.metrics import choose_metrics, measure
 
 log = logging.getLogger(__name__)
-EMBEDDER = "log_mel"
 
 
 def evaluate_files(args: argparse.Namespace) -> Results:
@@ -68,11 +68,21 @@ def _pairs(files: list[AudioFile], originals: list[AudioFile], args: argparse.Na
     """Files and the originals of the same names; what the files are called by is their path in the folder, without the extension.
 
     Raises:
-        ConfigError: a file has no original.
+        ConfigError: a file has no original, or one of another rate or number of channels.
     """
     by_name = {str(PurePath(file.relpath).with_suffix("")): file for file in originals}
     names = [str(PurePath(file.relpath).with_suffix("")) for file in files]
     if missing := [file.relpath for file, name in zip(files, names, strict=True) if name not in by_name]:
         message = f"{len(missing)} of {len(files)} files have no original of the same name in {args.reference}: {', '.join(missing[:3])}"
         raise ConfigError([Problem((), message, "name them alike, or leave --paired out")], f"--audio {args.audio}")
-    return files, [by_name[name] for name in names]
+    found = [by_name[name] for name in names]
+    if unlike := [(file, other) for file, other in zip(files, found, strict=True) if _shape(file) != _shape(other)]:
+        (file, other), count = unlike[0], len(unlike)
+        message = f"{count} of {len(files)} files are unlike their originals: {file.relpath} has {_shape(file)}, not {_shape(other)}"
+        raise ConfigError([Problem((), message, "convert them, or leave --paired out")], f"--audio {args.audio}")
+    return files, found
+
+
+def _shape(file: AudioFile) -> str:
+    channels = file.info.channels
+    return f"{channels} channel{'s' if channels > 1 else ''} at {file.info.sample_rate} Hz"

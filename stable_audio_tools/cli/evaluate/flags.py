@@ -11,6 +11,7 @@ from stable_audio_tools.cli.values import not_negative, number, positive, whole
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
 STEPS, CFG_SCALE = 50, 1.5  # chosen: where the model's demo settings do not say
+EMBEDDER = "log_mel"
 NUM_PROMPTS, NUM_CLIPS, BATCH = 48, 128, 16
 OF_MODELS = ("num_prompts", "steps", "cfg_scale", "sampler", "batch_size", "save_audio")
 OF_FILES = ("seconds", "paired")

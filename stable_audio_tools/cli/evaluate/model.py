@@ -19,8 +19,7 @@ from stable_audio_tools.cli.evaluate.clips import (
     save_clips,
     training_clips,
 )
-from stable_audio_tools.cli.evaluate.files import EMBEDDER
-from stable_audio_tools.cli.evaluate.flags import BATCH, CFG_SCALE, NUM_CLIPS, NUM_PROMPTS, OF_CLIPS, STEPS, given
+from stable_audio_tools.cli.evaluate.flags import BATCH, CFG_SCALE, EMBEDDER, NUM_CLIPS, NUM_PROMPTS, OF_CLIPS, STEPS, given
 from stable_audio_tools.cli.evaluate.labelled import evaluate_labelled
 from stable_audio_tools.cli.evaluate.results import Results
 from stable_audio_tools.cli.generate.progress import ClipProgress
@@ -132,7 +131,8 @@ def _sampling(args: argparse.Namespace, found: FoundModel) -> Sampling:
     if args.sampler:
         outline: Any = found.outline()
         find_sampler(args.sampler, outline.objective)
-    scale = args.cfg_scale if args.cfg_scale is not None else next(iter(demo.get("demo_cfg_scales") or ()), CFG_SCALE)
+    default = 1.0 if found.config["model_type"] == "lm" else CFG_SCALE  # its demos' own default
+    scale = args.cfg_scale if args.cfg_scale is not None else next(iter(demo.get("demo_cfg_scales") or ()), default)
     return Sampling(
         steps=(args.steps or demo.get("demo_steps") or STEPS) if steps else None,
         cfg_scale=float(scale) if guidance else None,
@@ -191,6 +191,7 @@ class _ClipEvaluation:
             "pairs": self.paired,
             "prompts": not self.paired,
             "text_embedder": True,
+            "rating_embedder": True,
             "training": self.training is not None,
         }
         choose_metrics(self.metrics, [need for need, met in possible.items() if met])

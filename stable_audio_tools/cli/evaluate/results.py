@@ -36,8 +36,9 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         labelled = {} if self.labelled is None else self.labelled.to_dict()
+        measures = [*([] if self.labelled is None else self.labelled.measures()), *self.measures]
         recipe = {**labelled.pop("recipe", {}), **self.recipe}
-        return {"recipe": recipe, **labelled, "metrics": [measure.to_dict() for measure in self.measures]}
+        return {"recipe": recipe, **labelled, "metrics": [measure.to_dict() for measure in measures]}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
