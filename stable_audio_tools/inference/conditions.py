@@ -21,6 +21,7 @@ Conditions = Mapping[str, Condition]
 def batch_size_of(asked: int | None, metadata: Metadata | None, tensors: Conditions | None) -> int:
     if (metadata is None) == (tensors is None):
         raise ValueError("give either conditioning or conditioning_tensors")
+    _check_listed(metadata, "conditioning")
     count = len(metadata) if metadata is not None else next(iter(tensors.values())).tensor.shape[0] if tensors else 1
     batch_size = count if asked is None else asked
     if batch_size < 1:
@@ -34,12 +35,18 @@ def _conditions(
     """One condition of each id for every item."""
     if metadata is not None and tensors is not None:
         raise ValueError(f"give either {name} or {name}_tensors, not both")
+    _check_listed(metadata, name)
     if tensors is not None:
         return {key: _repeated(condition, batch_size, f"{name}_tensors[{key!r}]") for key, condition in tensors.items()}
     assert metadata is not None
     if len(metadata) not in (1, batch_size):
         raise ValueError(f"{name} has {len(metadata)} entries for a batch of {batch_size}; give one for each item, or one for all")
     return model.conditioner(list(metadata) * (batch_size // len(metadata)), next(model.model.parameters()).device)
+
+
+def _check_listed(metadata: object, name: str) -> None:
+    if isinstance(metadata, Mapping):
+        raise ValueError(f"{name} is one item's metadata; put it in a list, [{{...}}], which has an entry for each item")
 
 
 def both_conditions(
