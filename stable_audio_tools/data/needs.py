@@ -18,11 +18,17 @@ SOURCES = "metadata come from .json beside the files, a metadata.csv, path_patte
 
 @dataclass(frozen=True)
 class Need:
-    """What one conditioner reads. keys: of the metadata; the first that is there counts. kind: what it accepts."""
+    """What one conditioner reads, or another reader.
+
+    keys: of the metadata; the first that is there counts. kind: what it accepts. reader: what reads it, where that is no conditioner,
+    and fix: what else than other metadata would help.
+    """
 
     name: str
     keys: tuple[str, ...]
     kind: Literal["text", "a number", "a whole number", "anything"] = "anything"
+    reader: str = ""
+    fix: str = ""
 
     def value(self, metadata: Mapping[str, Any]) -> Any:
         """What it reads of an item, as conditioners do; None: nothing."""
@@ -106,12 +112,12 @@ def _note(lack: _Lack, need: Need, name: str, metadata: Mapping[str, Any], alway
 
 
 def _problems(need: Need, lack: _Lack, total: int, known: set[str]) -> Iterator[Problem]:
-    keys, reader = " or ".join(map(value_text, need.keys)), f"the conditioner {value_text(need.name)}"
+    keys, reader = " or ".join(map(value_text, need.keys)), need.reader or f"the conditioner {value_text(need.name)}"
     if lack.nothing:
         near = did_you_mean(need.keys[0], sorted(known)) if lack.nothing == total else ""
         message = f"{lack.nothing} of {total} items have no {keys}, which {reader} reads: {_first(lack.nameless, lack.nothing)}"
-        other = f"or name another key in the model's conditioning.default_keys.{need.name}"
-        yield Problem((), message, "\n".join(line for line in (near, f"{SOURCES}; {other}") if line))
+        other = need.fix or f"name another key in the model's conditioning.default_keys.{need.name}"
+        yield Problem((), message, "\n".join(line for line in (near, f"{SOURCES}; or {other}") if line))
     if lack.other:
         message = f"{lack.other} of {total} items have no {need.kind.removeprefix('a ')} as {keys}, which {reader} needs"
         yield Problem((), f"{message}: {_first(lack.misfits, lack.other)}", "correct these values")

@@ -29,6 +29,7 @@ from stable_audio_tools.models.config import (
     LanguageModel,
 )
 from stable_audio_tools.training.autoencoder_teacher import teacher_config, teacher_problems
+from stable_audio_tools.training.conditions import ReferenceCondition
 from stable_audio_tools.training.sections import (
     AutoencoderTrainingConfig,
     DenoisingTrainingConfig,
@@ -127,6 +128,28 @@ class BaseDiffusionCondRun(BaseDiffusionCondModel):
             fix = f"add them to model.diffusion.input_concat_ids, and {self.model.io_channels + 1} to the width it has, or remove the block"
             raise ConfigError([Problem(("training", "inpainting"), message, fix, on_key=True)])
         return self
+
+    @model_validator(mode="after")
+    def _conditions_fit(self) -> BaseDiffusionCondRun:
+        if problems := [*self._token_condition_problems()]:
+            raise ConfigError(problems)
+        return self
+
+    def _token_condition_problems(self) -> Iterator[Problem]:
+        conditions, network = self.training.token_conditions, self.model.diffusion
+        params = getattr(network, "config", None)
+        if conditions and not getattr(params, "takes_known", False):
+            dit = f"this {network.type} has one noise level for all frames, so that none can be known"
+            fix = 'use a dit with "global_cond_type": "adaLN", or "timestep_cond_type": "input_concat"'
+            yield Problem(("training", "conditions"), dit, fix, on_key=True)
+            return
+        for index, condition in enumerate(conditions):
+            path = ("training", "conditions", index)
+            for problem in condition.problems(self.sample_size / self.sample_rate):
+                yield replace(problem, path=(*path, *problem.path))
+            if isinstance(condition, ReferenceCondition) and not getattr(params, "sees_all", False):
+                message = "with causal, sliding_window or conformer, frames of the clip do not all see a reference in front of it"
+                yield Problem(path, message, "remove the condition, or that key of the network")
 
     @model_validator(mode="after")
     def _arc_fits(self) -> BaseDiffusionCondRun:

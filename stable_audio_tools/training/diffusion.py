@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ema_pytorch import EMA
@@ -12,6 +13,7 @@ from torch import Tensor
 from stable_audio_tools.models.inpainting import inpaint_conditions
 from stable_audio_tools.models.latent_diffusion import ConditionedDiffusion
 from stable_audio_tools.models.unconditional_diffusion import UnconditionalDiffusion
+from stable_audio_tools.training.conditions import ConditionPlan
 from stable_audio_tools.training.config import BaseDiffusionCondRun, DiffusionUncondRun
 from stable_audio_tools.training.demos.diffusion import (
     DiffusionCondDemoCallback,
@@ -23,7 +25,7 @@ from stable_audio_tools.training.denoising import DenoisingModule
 from stable_audio_tools.training.diffusion_autoencoder import DiffusionAutoencoderTrainingWrapper
 from stable_audio_tools.training.module import average_of, with_modules
 from stable_audio_tools.training.noising import Noising, NoisyBatch, velocity
-from stable_audio_tools.training.prepare import AudioBatch, DiffusionModel, latent_batch
+from stable_audio_tools.training.prepare import AudioBatch, DiffusionModel, latent_batch, to_latents
 from stable_audio_tools.training.sections import DiffusionTrainingConfig, DiffusionUncondTrainingConfig
 from stable_audio_tools.training.strategies.base import LatentBatch, TrainingStrategy
 
@@ -106,6 +108,8 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
                 parameter.requires_grad_(False)
         super().__init__(training, model, self.build_strategy(config, model), model_config)
         self.inpaint_masks = training.inpainting.mask_kwargs if training.inpainting else None
+        rate = model.sample_rate / (model.pretransform.downsampling_ratio if model.pretransform is not None else 1)
+        self.plan = ConditionPlan(training.token_conditions, rate, model.model.frames_per_token) if training.conditions else None
 
     @staticmethod
     def build_strategy(config: BaseDiffusionCondRun, model: ConditionedDiffusion) -> TrainingStrategy:
@@ -113,7 +117,11 @@ class DiffusionCondTrainingWrapper(DiffusionTrainingWrapper):
         return config.training.strategy.build(Noising(config.training))  # type: ignore[attr-defined]
 
     def latent_batch(self, batch: AudioBatch, model: DiffusionModel) -> LatentBatch:
-        return self.with_masks(super().latent_batch(batch, model))
+        prepared = self.with_masks(super().latent_batch(batch, model))
+        if self.plan is None:
+            return prepared
+        encode = partial(to_latents, pretransform=model.pretransform, pre_encoded=self.pre_encoded)
+        return replace(prepared, known=self.plan.draw(prepared, encode))
 
     def with_masks(self, prepared: LatentBatch) -> LatentBatch:
         """Also with the conditions that tell an inpainting model which frames it is given: new masks at each call."""

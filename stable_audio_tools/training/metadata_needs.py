@@ -8,12 +8,21 @@ from stable_audio_tools.data.needs import Need
 
 
 def metadata_needs(config: Any) -> tuple[Need, ...]:
-    """What each conditioner in use reads; nothing for models without conditions.
+    """What each conditioner in use reads, and each condition of training; nothing for models without conditions.
 
     Args:
-        config: a validated model config.
+        config: a validated model config; of a run config, the training counts too.
     """
-    body = config.model
+    conditions = getattr(getattr(config, "training", None), "token_conditions", ())
+    told = tuple(
+        Need(each.type, (each.reads,), reader=f'the condition "{each.type}" of training', fix="name another key as its source")
+        for each in conditions
+        if each.reads is not None
+    )
+    return told + _of_conditioners(config.model)
+
+
+def _of_conditioners(body: Any) -> tuple[Need, ...]:
     conditioning = getattr(body, "conditioning", None)
     network = getattr(body, "diffusion", None) or getattr(body, "lm", None)
     if conditioning is None or network is None:

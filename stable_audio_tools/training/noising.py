@@ -103,19 +103,19 @@ class Noising(nn.Module):
     def denoising_loss(self, output: Tensor, noisy: NoisyBatch, batch: LatentBatch) -> LossOutput:
         """Mean squared error (scalar) of an output (B, C, T) where the loss is to look, weighted and scaled as it says, with its logs.
 
-        All counting values of a batch weigh the same; where errors are scaled, all examples do, whatever their length.
+        All counting values of a batch weigh the same; where errors are scaled, or frames known, all examples do, however much counts.
         """
         frames, error = self.frame_weights(batch), squared_error(output, noisy)
         plain = weighted_mean(error.detach(), frames)
-        scaled = self.loss_normalization != "none"
-        if scaled:
+        evenly = self.loss_normalization != "none" or batch.known is not None
+        if self.loss_normalization != "none":
             error = error / target_variance(noisy.target, frames, self.loss_normalization, self.loss_norm_eps)
         if noisy.weight is not None:
             error = expand(noisy.weight, error) * error
         per_example = weighted_mean(error, frames, dim=(1, 2))
-        loss = per_example.mean() if scaled else weighted_mean(error, frames) * share_of_ranks(frames)
+        loss = per_example.mean() if evenly else weighted_mean(error, frames) * share_of_ranks(frames)
         logs: dict[str, Tensor | Counted] = {"loss": loss.detach(), "std_data": batch.latents.detach().std()}
-        if scaled or noisy.weight is not None:
+        if self.loss_normalization != "none" or noisy.weight is not None:
             logs["mse"] = plain
         if self.log_loss_info:
             logs |= loss_by_noise_level(per_example.detach(), noisy.t)
@@ -137,7 +137,7 @@ def velocity(model: Any, noisy: NoisyBatch, batch: LatentBatch, *, cfg_dropout_p
     """What a diffusion model says of `noisy` (B, C, T); one that has conditions is told those of `batch`."""
     if batch.conditions is None:
         return model(noisy.x_t, noisy.t)
-    return model(noisy.x_t, noisy.t, cond=batch.conditions, cfg_dropout_prob=cfg_dropout_prob)
+    return model(noisy.x_t, noisy.t, cond=batch.conditions, known=batch.known, cfg_dropout_prob=cfg_dropout_prob)
 
 
 def frame_weights(batch: LatentBatch, real: Tensor | None, given_weight: float) -> Tensor | None:
@@ -150,6 +150,9 @@ def frame_weights(batch: LatentBatch, real: Tensor | None, given_weight: float) 
     weights = None if real is None else real[:, None].float()
     if given_weight != 1 and batch.conditions is not None:
         made = 1 - (1 - given_weight) * batch.conditions[INPAINT_IDS[0]].tensor.float()
+        weights = made if weights is None else weights * made
+    if batch.known is not None:
+        made = (~batch.known.keep)[:, None].float()
         weights = made if weights is None else weights * made
     return weights
 

@@ -15,6 +15,7 @@ from stable_audio_tools.diffusion.timesteps import parse_timestep_sampler
 from stable_audio_tools.models.config import AutoencoderModel
 from stable_audio_tools.models.inpainting import InpaintMasks
 from stable_audio_tools.training.autoencoder_teacher import TeacherFile, TeacherModel
+from stable_audio_tools.training.conditions import TOKEN_CONDITIONS, BaseCondition
 from stable_audio_tools.training.demos.config import (
     AutoencoderDemoConfig,
     DiffusionAutoencoderDemoConfig,
@@ -34,6 +35,7 @@ from stable_audio_tools.training.strategies.supervised import SupervisedConfig
 
 IDLE_WITH_ARC = (
     "strategy",
+    "conditions",
     "p_one_shot",
     "mask_padding",
     "mask_padding_dropout",
@@ -238,6 +240,9 @@ class DiffusionTrainingConfig(DenoisingTrainingConfig):
     strategy: Annotated[StrictModel, STRATEGIES] = SupervisedConfig()
     pre_encoded: bool = Field(False, description="the data are latents already")
     cfg_dropout_prob: float = Field(0.1, ge=0, le=1, description="share of examples trained without conditions, for guidance")
+    conditions: tuple[Annotated[StrictModel, TOKEN_CONDITIONS], ...] = Field(
+        (), description="what an example is told of itself: known frames, which are not made, and references in front of it"
+    )
     inpainting: InpaintingConfig | None = Field(None, description="needed where the model sees masked input; absent: none is made")
     demo: DiffusionCondDemoConfig = DiffusionCondDemoConfig()
     arc: ArcConfig | None = Field(
@@ -250,6 +255,11 @@ class DiffusionTrainingConfig(DenoisingTrainingConfig):
         if problems := [*(self._idle_without_arc() if self.arc is None else self._idle_with_arc())]:
             raise ConfigError(problems)
         return self
+
+    @property
+    def token_conditions(self) -> tuple[BaseCondition, ...]:
+        """What an example is told of itself."""
+        return tuple(condition for condition in self.conditions if isinstance(condition, BaseCondition))
 
     @property
     def condition_dropout(self) -> float:

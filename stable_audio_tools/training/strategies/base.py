@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stable_audio_tools.diffusion.known import Known
 from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.training.meter import Counted
 
@@ -20,12 +21,14 @@ class LatentBatch:
     mask: (B, T) bool, True where a frame holds real audio rather than padding.
     conditions: what the conditioner produced, keyed by condition id; None for a model without conditions.
     metadata: the B metadata dicts of the batch, not to be changed.
+    known: what the model is told of the clips instead of making it; None: nothing.
     """
 
     latents: Tensor
     mask: Tensor
     conditions: Mapping[str, Condition] | None
     metadata: tuple[Mapping[str, Any], ...]
+    known: Known | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
