@@ -16,7 +16,6 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from stable_audio_tools import __version__
 from stable_audio_tools.audio.io import load_audio, save_audio
 from stable_audio_tools.audio.spectrogram import save_spectrogram
 from stable_audio_tools.diffusion.guidance import Guidance
@@ -28,6 +27,7 @@ from stable_audio_tools.models.config import BaseModelConfig
 
 from .form import conditioners_of, takes_inpainting
 from .requests import DiffusionRequest, LanguageRequest, ReconstructionRequest, Request
+from .settings import settings_of
 from .shelf import Opened
 
 SLUG = 48  # characters of a prompt that a file name repeats
@@ -69,9 +69,9 @@ def make(opened: Opened, request: Request, folder: Path, told: Told) -> list[Cli
         case LanguageRequest():
             clips = _of_language(opened, request, told)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = _settings(opened, request)
     rate = opened.config.sample_rate
-    return [_written(clip, rate, folder, settings | {"seed": request.seed + index}) for index, clip in enumerate(clips.cpu())]
+    made = ((clip, settings_of(opened, request, request.seed + index)) for index, clip in enumerate(clips.cpu()))
+    return [_written(clip, rate, folder, settings) for clip, settings in made]
 
 
 # the sound
@@ -90,7 +90,7 @@ def _of_diffusion(opened: Opened, request: DiffusionRequest, told: Told) -> Tens
         "seed": _seeds(request),
         "sampler_type": request.sampler,
         "callback": lambda step: told(step.index + 1, request.steps),
-        "init_audio": _sound(request.init_audio),
+        "init_audio": _sound(request.init_audio, config, size),
         "init_noise_level": request.init_noise_level,
         **request.sampler_options,
     }
@@ -104,7 +104,7 @@ def _of_diffusion(opened: Opened, request: DiffusionRequest, told: Told) -> Tens
         parts = None if request.region is None else [request.region]
         made = generation.generate_diffusion_cond_inpaint(
             model,  # type: ignore[arg-type]
-            inpaint_audio=_sound(request.inpaint_audio),
+            inpaint_audio=_sound(request.inpaint_audio, config, size),
             regenerate_s=parts,
             **options,
         )
@@ -115,7 +115,7 @@ def _of_diffusion(opened: Opened, request: DiffusionRequest, told: Told) -> Tens
 
 def _reconstructed(opened: Opened, request: ReconstructionRequest, told: Told) -> Tensor:
     """(1, C, T), as long as the sound that was given."""
-    given = _sound(request.audio)
+    given = _sound(request.audio, opened.config)
     assert given is not None
     options = {"steps": request.steps, "num_quantizers": request.num_quantizers, "latent_noise": request.latent_noise}
     return reconstruct(opened.model, given, seed=request.seed, callback=told, **options)  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def _of_language(opened: Opened, request: LanguageRequest, told: Told) -> Tensor
         temperature=request.temperature,
         top_k=request.top_k,
         top_p=request.top_p,
-        init_audio=_sound(request.init_audio),
+        init_audio=_sound(request.init_audio, opened.config),
         seed=_seeds(request),
         callback=told,
     )
@@ -175,10 +175,11 @@ def _condition(config: BaseModelConfig, conditioner: ConditionerConfig, value: A
     return F.pad(audio, (0, length - audio.shape[-1]))
 
 
-def _sound(path: Path | None) -> tuple[int, Tensor] | None:
+def _sound(path: Path | None, config: BaseModelConfig, frames: int | None = None) -> tuple[int, Tensor] | None:
+    """A file, at most so many samples of it at the model's rate."""
     if path is None:
         return None
-    audio, rate = load_audio(path)
+    audio, rate = load_audio(path, sample_rate=config.sample_rate, frames=frames)
     return rate, audio
 
 
@@ -186,16 +187,15 @@ def _sound(path: Path | None) -> tuple[int, Tensor] | None:
 
 
 def _written(audio: Tensor, sample_rate: int, folder: Path, settings: dict[str, Any]) -> Clip:
-    """Write a clip (C, T) under a name that is free."""
+    """Write a clip (C, T) under a name that is free; where its peak is over full scale, all of it is made quieter."""
     path = _free(folder, f"{_slug(settings.get('prompt') or 'clip')}_seed{settings['seed']}")
-    saved = save_audio(path, audio, sample_rate)
+    peak = float(audio.abs().nan_to_num(0, posinf=0).max())
+    saved = save_audio(path, audio * (1 / peak) if peak > 1 else audio, sample_rate)
     save_spectrogram(audio, sample_rate, path.with_suffix(".png"), width=PICTURE[0], height=PICTURE[1])
-    seconds = audio.shape[-1] / sample_rate
-    settings = {key: value for key, value in settings.items() if value not in (None, "", {}, [])}
     path.with_suffix(".json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    remarks = [f"{saved.clipped} samples beyond full scale were limited"] if saved.clipped else []
+    remarks = [f"made {20 * math.log10(peak):.1f} dB quieter, to fit full scale"] if peak > 1 else []
     remarks += [f"{saved.not_finite} samples that were not finite were silenced"] if saved.not_finite else []
-    return Clip(path, seconds, settings, "; ".join(remarks))
+    return Clip(path, audio.shape[-1] / sample_rate, settings, "; ".join(remarks))
 
 
 def _slug(text: str) -> str:
@@ -205,40 +205,3 @@ def _slug(text: str) -> str:
 def _free(folder: Path, stem: str) -> Path:
     names = (folder / f"{stem}{'' if number == 1 else f'_{number}'}.wav" for number in range(1, 10_000))
     return next(path for path in names if not path.exists())
-
-
-def _settings(opened: Opened, request: Request) -> dict[str, Any]:
-    """What repeats the clips, but for the seed of each; the names are those of the command `generate`."""
-    fields = {key: value for key, value in vars(request).items() if key not in ("seed", "clips", "conditions", "guidance", "region")}
-    conditions = dict(getattr(request, "conditions", {}))
-    region = getattr(request, "region", None)
-    return _plain(
-        {
-            "model": opened.wanted.model,
-            "adapters": [f"{path}:{strength:g}" for path, strength in opened.wanted.adapters],
-            "prompt": conditions.pop("prompt", None),
-            "conditions": {key: value for key, value in conditions.items() if value is not None},
-            "sample_rate": opened.config.sample_rate,
-            **fields,
-            **_guidance(getattr(request, "guidance", None)),
-            "mask": None if region is None else [f"{region.start:g}:{region.end:g}"],
-            "version": __version__,
-        }
-    )
-
-
-def _guidance(guidance: Guidance | None) -> dict[str, Any]:
-    """The scale, and what else was set."""
-    if guidance is None:
-        return {}
-    usual = asdict(Guidance())
-    return {key: value for key, value in asdict(guidance).items() if key == "cfg_scale" or value != usual[key]}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON holds it; of a sound that was given, its name."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value.name if isinstance(value, Path) else value

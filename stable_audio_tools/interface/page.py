@@ -39,7 +39,7 @@ def build_page(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         models = [(choice.label, choice.path) for choice in studio.models()]
         with gr.Row(equal_height=True, elem_id="choices"):
-            own: dict[str, Any] = {"allow_custom_value": studio.any_path}
+            own: dict[str, Any] = {"allow_custom_value": studio.any_path, "min_width": 260}
             model = gr.Dropdown(models, value=models[0][1] if models else None, label="Model", elem_id="model", scale=4, **own)
             other = gr.Dropdown([("nothing", ""), *models], value="", label="Compare with", elem_id="other", scale=3, **own)
             adapters = gr.Dropdown(_adapters(studio), multiselect=True, label="Adapters of the model", elem_id="adapters", scale=3, **own)

@@ -10,7 +10,12 @@ const make = (tag, settings = {}, ...children) => {
   return node;
 };
 const clock = (seconds) => `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`;
-const said = (value) => (typeof value === 'object' ? JSON.stringify(value) : String(value));
+const said = (value) => {
+  if (Array.isArray(value)) return value.map(said).join(', ');
+  if (typeof value === 'object') return JSON.stringify(value);
+  const text = String(value);
+  return text.startsWith(props.root) ? text.split('/').pop() : text;  // a sound that was sent, or made, here
+};
 
 function download(url, name) {
   const link = make('a', { href: url, download: name });
@@ -117,6 +122,8 @@ function show(batch) {
   if (columns.length > 1) node.append(switcher(players));
   list.querySelector('.sat-said')?.remove();
   list.prepend(node);
+  const { top, bottom } = node.getBoundingClientRect();
+  if (top > innerHeight || bottom < 0) node.scrollIntoView({ behavior: 'smooth', block: 'start' });
   while (list.children.length > KEPT) list.lastElementChild.remove();
 }
 
