@@ -4,42 +4,25 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from stable_audio_tools.cli.device import find_device
-from stable_audio_tools.cli.evaluate.clips import (
-    dataset_loader,
-    folder_config,
-    make_folder,
-    read_dataset,
-    save_clips,
-    training_clips,
-)
-from stable_audio_tools.cli.evaluate.flags import BATCH, CFG_SCALE, EMBEDDER, NUM_CLIPS, NUM_PROMPTS, OF_CLIPS, STEPS, given
+from stable_audio_tools.cli.evaluate.clip_evaluation import LABELS, ClipEvaluation
+from stable_audio_tools.cli.evaluate.clips import folder_config, make_folder, read_dataset
+from stable_audio_tools.cli.evaluate.flags import BATCH, CFG_SCALE, NUM_PROMPTS, OF_CLIPS, STEPS, given
 from stable_audio_tools.cli.evaluate.labelled import evaluate_labelled
 from stable_audio_tools.cli.evaluate.results import Results
-from stable_audio_tools.cli.generate.progress import ClipProgress
 from stable_audio_tools.configs.errors import ConfigError, Problem
-from stable_audio_tools.data.loader import AudioLoader
-from stable_audio_tools.data.needs import check_needs
 from stable_audio_tools.data.synthetic import SyntheticConfig
 from stable_audio_tools.diffusion.samplers import find_sampler
-from stable_audio_tools.evaluation.comparison import Need
-from stable_audio_tools.evaluation.embedders import build_embedder, check_embedder_name
-from stable_audio_tools.evaluation.measure import Measure
-from stable_audio_tools.evaluation.metrics import choose_metrics, measure
-from stable_audio_tools.evaluation.model_clips import Sampling, compared, has_guidance, has_steps, made_pairs, reconstructs
+from stable_audio_tools.evaluation.model_clips import Sampling, has_guidance, has_steps, reconstructs
 from stable_audio_tools.evaluation.scores import EvaluationReport
 from stable_audio_tools.models.pretrained import FoundModel, find_model
-from stable_audio_tools.training.metadata_needs import metadata_needs
 
 log = logging.getLogger(__name__)
 DATASET = "dataset.json"
-LABELS, CLIPS = "synthetic", "clips"  # what is measured, and the folders in which both are kept where there are both
+CLIPS = "clips"  # the folder in which clips are kept where those that are held against labels are kept too, in one of their own
 
 
 def evaluate_model(args: argparse.Namespace) -> Results:
@@ -48,21 +31,20 @@ def evaluate_model(args: argparse.Namespace) -> Results:
         ConfigError: a model or data that cannot be used, or flags that do not fit them; before weights are read.
     """
     found = find_model(args.model)
-    sampling = _sampling(args, found)
+    device, sampling = find_device(args.device), _sampling(args, found)
     dataset = _dataset(args)
     labelled = _asks_for_labels(args, found, dataset)
-    clips = _ClipEvaluation(args, found, dataset) if _asks_for_clips(args, labelled=labelled) else None
+    clips = None
+    if _asks_for_clips(args, labelled=labelled):
+        clips = ClipEvaluation(args, found.parsed, dataset, compared_with=_reference_name(args), device=device)
     folder = Path(args.save_audio) if args.save_audio else None
     if folder is not None:
         make_folder(folder)
-    model: Any = found.load().to(find_device(args.device))
+    model: Any = found.load().to(device)
     folders = {part: folder / part if folder and labelled and clips else folder for part in (LABELS, CLIPS)}
     report = _labelled(args, model, found, dataset, sampling, folders[LABELS]) if labelled else None
     measures = [] if clips is None else clips.measure(model, sampling, folders[CLIPS])
-    recipe = (
-        {} if clips is None else {"model": args.model, **sampling.to_dict(), "compared_with": _reference_name(args), "clips": clips.count}
-    )
-    return Results(recipe, measures, report)
+    return Results({} if clips is None else {**clips.recipe(sampling), "clips": clips.count}, measures, report)
 
 
 def _asks_for_labels(args: argparse.Namespace, found: FoundModel, dataset: Any) -> bool:
@@ -163,72 +145,3 @@ def _run_dataset(model: Path) -> Path:
 
 def _reference_name(args: argparse.Namespace) -> str:
     return args.reference or args.dataset_config or f"the run's {DATASET}"
-
-
-class _ClipEvaluation:
-    """The model's clips beside those of a dataset; made before the weights are read, so that it says what is wrong.
-
-    Raises:
-        ConfigError: metrics, embedders or data that do not fit.
-    """
-
-    def __init__(self, args: argparse.Namespace, found: FoundModel, dataset: Any):
-        self.args, self.config = args, found.parsed
-        self.paired = reconstructs(self.config)
-        self.specs = args.embedder or [EMBEDDER]
-        for spec in self.specs:
-            check_embedder_name(spec.partition(":")[0])
-        shape = (self.config.sample_size, self.config.sample_rate, self.config.audio_channels)
-        self.loader = dataset_loader(_unseen(dataset), shape, args.batch_size or BATCH, args.seed, allow_code=args.allow_code)
-        check_needs(self.loader.dataset, metadata_needs(self.config), run_code=args.allow_code)
-        self.count = self._count(self.loader)
-        self.training = training_clips(args.train_dataset, shape, allow_code=args.allow_code) if args.train_dataset else None
-        self.metrics = None if args.metrics is None else [name for name in args.metrics if name != LABELS]
-        # The embedders of these models are made with them; what they can do is asked again when all is there.
-        possible: Mapping[Need, bool] = {
-            "reference": True,
-            "embedder": True,
-            "pairs": self.paired,
-            "prompts": not self.paired,
-            "text_embedder": True,
-            "rating_embedder": True,
-            "training": self.training is not None,
-        }
-        choose_metrics(self.metrics, [need for need, met in possible.items() if met])
-
-    def _count(self, loader: AudioLoader) -> int:
-        there = len(loader.dataset)  # type: ignore[arg-type]
-        if self.args.num_clips is not None and self.args.num_clips > there:
-            message = f"{self.args.num_clips} clips are asked for, and the data have {there}"
-            raise ConfigError([Problem((), message, f"--num-clips {there} at most, or name more data")], "--num-clips")
-        return min(self.args.num_clips or NUM_CLIPS, there)
-
-    def measure(self, model: nn.Module, sampling: Sampling, folder: Path | None) -> list[Measure]:
-        args, rate = self.args, self.config.sample_rate
-        progress = ClipProgress(self.count)
-        pairs = list(made_pairs(model, self.loader, self.count, sampling, self.config.sample_size, progress))
-        progress.clear()
-        if folder is not None:
-            names = [str(pair.metadata.get("prompt") or pair.metadata.get("path") or "clip") for pair in pairs]
-            save_clips(folder, [pair.made for pair in pairs], names, rate)
-        comparison = compared(
-            pairs,
-            rate,
-            paired=self.paired,
-            embedders=[
-                build_embedder(spec, model, args.device if args.device != "auto" else str(find_device("auto"))) for spec in self.specs
-            ],
-            training=self.training,
-            loudness=args.loudness,
-            recipe={"model": args.model, **sampling.to_dict(), "compared_with": _reference_name(args)},
-        )
-        chosen = choose_metrics(self.metrics, comparison.needs_met)
-        log.info("measuring: %s", ", ".join(chosen))
-        return measure(chosen, comparison)
-
-
-def _unseen(dataset: Any) -> Any:
-    """What the model was not trained on, where a dataset knows that."""
-    if isinstance(dataset, SyntheticConfig) and dataset.split == "train" and dataset.combinations("held_out"):
-        return dataset.with_split("held_out")
-    return dataset
