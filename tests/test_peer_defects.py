@@ -210,6 +210,19 @@ ROWS: dict[str, tuple[str, ...]] = {
         "inference/test_reconstruction.py::test_an_item_does_not_depend_on_its_batch",
         "inference/test_language_audio.py::test_an_item_does_not_depend_on_its_batch",
     ),
+    "D20 a prompt becomes part of a shell command that writes the file": (
+        ELSEWHERE,
+        "cli/test_generate_files.py::test_a_prompt_names_a_file_inside_the_folder_and_nothing_else",
+    ),
+    "Generation: clips replace one another, and nothing tells how one was made": (
+        ELSEWHERE,
+        "cli/test_generate.py::test_a_folder_keeps_earlier_clips_and_a_file_is_replaced",
+        "cli/test_generate_files.py::test_the_settings_beside_a_clip_make_it_again_bit_for_bit",
+    ),
+    "Generation: half precision cannot be turned off": (
+        ELSEWHERE,
+        "cli/test_generate_kinds.py::test_half_precision_makes_nearly_the_same_sound",
+    ),
     "R a function that guides a flow's sampler is an unbound name": (
         ELSEWHERE,
         "inference/test_upstream_names.py::test_what_does_not_fit_is_told",

@@ -256,3 +256,15 @@ def test_main_shows_progress_on_a_terminal(monkeypatch, models, tmp_path, capsys
     assert main(["generate", "--device", "cpu", "--model", models("text_to_audio"), *BELL]) == 0
     shown = capsys.readouterr().err.split("\r\x1b[K")
     assert any(text.startswith("clip 1 of 1, step 2 of 2, about 0 s left") for text in shown) and shown[-1] == ""
+
+
+@pytest.mark.parametrize(
+    "prompt", ["../../up", "`touch owned`; $(touch owned) | x", "/etc/passwd", "..", "\\\\host\\share", "音" * 90, "\x00\n"]
+)
+def test_a_prompt_names_a_file_inside_the_folder_and_nothing_else(generate, models, tmp_path, prompt):
+    Path("list.jsonl").write_text(json.dumps({"prompt": prompt}))
+    arguments = ["--steps", "1", "--seed", "0", "--format", "mp3", "--out", "clips"]
+    status, (path,), err = generate("--model", models("text_to_audio"), "--prompts-file", "list.jsonl", *arguments)
+    assert status == 0 and path.resolve().parent == tmp_path / "clips", err
+    assert {file.name for file in tmp_path.iterdir()} == {"list.jsonl", "clips"} and len(list(path.parent.iterdir())) == 2
+    assert settings(path)["prompt"] == prompt
