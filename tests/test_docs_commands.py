@@ -20,22 +20,39 @@ def first_commands(page: str) -> str:
     return found[1]
 
 
-@pytest.mark.slow
-def test_from_a_folder_of_audio_to_training(tmp_path):
-    (tmp_path / "my_audio").mkdir()
-    (tmp_path / "model_configs").symlink_to(ROOT / "model_configs")
-    for name, hertz in {"low": 110, "middle": 440, "high": 1760, "higher": 3520}.items():
-        time = torch.arange(3 * 44100) / 44100
-        save_audio(tmp_path / "my_audio" / f"{name}.wav", 0.5 * torch.sin(2 * torch.pi * hertz * time).repeat(2, 1), 44100)
-        (tmp_path / "my_audio" / f"{name}.txt").write_text(f"a {name} tone")
+def follow(page: str, folder: Path, times: int = 2) -> None:
+    """Run the first commands of a page in `folder`, by default twice: every command may be repeated."""
+    if not (folder / "model_configs").exists():
+        (folder / "model_configs").symlink_to(ROOT / "model_configs")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    for _ in range(2):  # every command may be repeated
+    for _ in range(times):
         done = subprocess.run(
-            ["bash", "-euc", first_commands("data.md")],
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path, "WANDB_MODE": "disabled", "XDG_CACHE_HOME": str(tmp_path / "cache")},
+            ["bash", "-euc", first_commands(page)],
+            cwd=folder,
+            env={**os.environ, "PATH": path, "WANDB_MODE": "disabled", "XDG_CACHE_HOME": str(folder / "cache")},
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_audio_to_training(tmp_path):
+    (tmp_path / "my_audio").mkdir()
+    for name, hertz in {"low": 110, "middle": 440, "high": 1760, "higher": 3520}.items():
+        time = torch.arange(3 * 44100) / 44100
+        save_audio(tmp_path / "my_audio" / f"{name}.wav", 0.5 * torch.sin(2 * torch.pi * hertz * time).repeat(2, 1), 44100)
+        (tmp_path / "my_audio" / f"{name}.txt").write_text(f"a {name} tone")
+    follow("data.md", tmp_path)
     assert (tmp_path / "runs" / "diffusion" / "exports" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_from_a_run_to_what_is_published(tmp_path):
+    follow("export.md", tmp_path, times=1)
+    names = {"README.md", "model.safetensors", "model_config.json", "demos"}
+    assert {path.name for path in (tmp_path / "published").iterdir()} == names
+    card = (tmp_path / "published" / "README.md").read_text()
+    assert "| Train steps | 4 |" in card and "| Weights | averaged (EMA), fp16 |" in card and "## Training data" in card
+    assert str(tmp_path) not in card
+    assert (tmp_path / "online" / "model.safetensors").is_file() and (tmp_path / "vae.ckpt").is_file()
