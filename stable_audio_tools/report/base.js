@@ -34,3 +34,10 @@ const choices = {
     try { sessionStorage.setItem(this.key, JSON.stringify({ ...this.read(), ...more })); } catch { /* forgotten */ }
   },
 };
+
+/** Links to what the page has. */
+function showContents() {
+  const sections = [...document.querySelectorAll("main > section[aria-labelledby]:not([hidden])")];
+  $("contents").replaceChildren(...sections.map((section) => el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent)));
+  $("contents").hidden = sections.length < 2;
+}

@@ -2,3 +2,4 @@
 
 showCharts();
 showDemos();
+showContents();

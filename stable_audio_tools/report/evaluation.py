@@ -16,7 +16,7 @@ from stable_audio_tools.report.document import definitions, figure, string, tabl
 from stable_audio_tools.report.values import items, mapping, number
 
 DETAILS = 20  # rows behind a value that are shown
-ARROWS = {"lower": "↓ lower is better", "higher": "↑ higher is better"}
+ARROWS = {"lower": "↓ lower", "higher": "↑ higher"}
 
 
 def read_evaluations(path: Path, notes: list[str]) -> list[dict[str, Any]]:

@@ -73,23 +73,25 @@ def cost_facts(folder: RunFolder) -> Facts:
     run, plan = folder.run, folder.plan
     memory, flops, speed = mapping(plan.get("memory")), number(plan.get("flops")), pace(folder)
     batch, world = number(run.get("batch_size")), number(run.get("devices"))
-    planned = "planned " + scaled(number(memory.get("total")), base=1024, unit="B") if number(memory.get("total")) is not None else ""
-    measured = scaled(number(run.get("peak_memory")), base=1024, unit="B")
+    planned, measured = _bytes(memory.get("total")), _bytes(run.get("peak_memory"))
     return known(
         [
             ("Batch", _batch(batch, world, number(run.get("accum_batches")))),
             ("Precision", string(run.get("precision"))),
-            ("Speed", f"{speed:.3g} steps/s" if speed else ""),
             ("A train step", f"{1 / speed:.3g} s" if speed else ""),
-            ("Peak memory a device", " · ".join(filter(None, (measured and f"measured {measured}", planned)))),
-            *((f"Planned {kind}", scaled(number(memory.get(kind)), base=1024, unit="B")) for kind in MEMORY_KINDS if memory.get(kind)),
-            ("Memory of the process, at most", scaled(number(run.get("peak_process_memory")), base=1024, unit="B")),
+            ("Peak memory a device", " · ".join(filter(None, (measured and f"measured {measured}", planned and f"planned {planned}")))),
+            ("Planned for", ", ".join(f"{kind} {_bytes(memory.get(kind))}" for kind in MEMORY_KINDS if number(memory.get(kind)))),
+            ("Memory of the process, at most", _bytes(run.get("peak_process_memory"))),
             ("Operations a step", scaled(flops, unit="FLOP")),
             ("Rate", scaled(flops * speed, unit="FLOP/s") + " a device" if flops and speed else ""),
-            ("A checkpoint", scaled(number(plan.get("checkpoint")), base=1024, unit="B")),
-            ("An export", scaled(number(plan.get("export")), base=1024, unit="B")),
+            ("A checkpoint", _bytes(plan.get("checkpoint"))),
+            ("An export", _bytes(plan.get("export"))),
         ]
     )
+
+
+def _bytes(value: Any) -> str:
+    return scaled(number(value), base=1024, unit="B")
 
 
 def _batch(size: float | None, devices: float | None, accumulated: float | None) -> str:

@@ -14,3 +14,4 @@ showCharts();
 showDemos();
 showSetup();
 showAge();
+showContents();

@@ -20,7 +20,7 @@ def line(step: float, value: float | None) -> str:
 
 def test_a_metric_is_shown_with_interval_clips_direction_and_recipe():
     html = evaluation_html({"recipe": {"model": "runs/a"}, "metrics": [DISTANCE.to_dict()]})
-    for text in ("frechet/logmel", "<strong>0.4123</strong>", "0.39 to 0.43", "0.1 to 0.35", "48", "↓ lower is better", "embedder: logmel"):
+    for text in ("frechet/logmel", "<strong>0.4123</strong>", "0.39 to 0.43", "0.1 to 0.35", "48", "↓ lower", "embedder: logmel"):
         assert text in html
     assert html.count("<table>") == 1
     assert "runs/a" in html

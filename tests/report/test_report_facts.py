@@ -36,8 +36,7 @@ def test_planned_and_measured_memory_stand_side_by_side(tmp_path):
     assert facts["Operations a step"] == "11.6 GFLOP"
     assert facts["Rate"] == "96.9 GFLOP/s a device"  # 11.6 in 0.12 s
     assert facts["A train step"] == "0.12 s"
-    assert facts["Planned activations"] == "77.7 MiB"
-    assert "Planned average" not in facts
+    assert facts["Planned for"] == "weights 9.5 MiB, activations 77.7 MiB"
 
 
 def test_without_a_plan_there_is_what_was_measured(tmp_path):
@@ -58,7 +57,7 @@ def test_wrong_types_in_any_file_are_as_good_as_nothing(tmp_path):
     odd = {"x": [float("inf")]}
     keys = (*RUN, "parts", "peak_process_memory")
     found = folder(tmp_path, run_state(20) | dict.fromkeys(keys, odd), dict.fromkeys(PLAN, odd) | {"memory": {"total": "x"}})
-    assert [name for name, _ in cost_facts(found)] == ["Precision", "Speed", "A train step"]
+    assert [name for name, _ in cost_facts(found)] == ["Precision", "A train step"]
     assert state_facts(found)
     (tmp_path / "data.json").write_text(
         json.dumps({"folders": [odd, 3, {"id": odd, "files": "x", "seconds": 5, "formats": [1], "bad": 7}]})
