@@ -75,8 +75,9 @@ def _decibels(audio: Tensor) -> float:
 
 
 def mean_power(audio: Tensor, sample_rate: int) -> Tensor:
-    """(C, T) to the power (bins,) of all its frames and channels, from 0 Hz to half the rate; loud moments count most."""
+    """(C, T) less its means to the power (bins,) of all frames and channels, from 0 Hz to half the rate; loud moments count most."""
     size = 2 ** max(6, round(math.log2(sample_rate * WINDOW_S)))
+    audio = audio - audio.mean(-1, keepdim=True)
     audio = torch.nn.functional.pad(audio, (0, max(0, size - audio.shape[-1])))
     frames, window = audio.unfold(-1, size, size // 2), torch.hann_window(size)
     power = torch.zeros(size // 2 + 1, dtype=torch.float64)
@@ -86,7 +87,7 @@ def mean_power(audio: Tensor, sample_rate: int) -> Tensor:
 
 
 def spectral_shape(power: Tensor, sample_rate: int) -> dict[str, float]:
-    """Centroid, bandwidth, rolloff and flatness of a power spectrum (bins,); the mean of the samples, at 0 Hz, is no part of it."""
+    """Centroid, bandwidth, rolloff and flatness of a power spectrum (bins,), 0 Hz left out."""
     frequency = torch.linspace(0, sample_rate / 2, len(power), dtype=power.dtype)[1:]
     power = power[1:]
     total = power.sum()

@@ -16,9 +16,18 @@ MEDIAN_ROWS = 2048  # chosen: two million distances settle a median
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
-def polynomial(x: Tensor, y: Tensor) -> Tensor:
-    """(x . y / D + 1)^3 of (N, D) and (M, D): (N, M). arXiv:1801.01401, section 4."""
-    return (x @ y.T / x.shape[1] + 1) ** 3
+def polynomial_kernel(reference: Tensor) -> Kernel:
+    """(x . y / D + 1)^3, arXiv:1801.01401, section 4, of vectors in units of the root mean square of the reference's numbers.
+
+    Without units the kernel of small vectors, such as some latents, sees means alone, and that of large ones little but their cubes.
+    """
+    power = reference.square().mean()
+    power = power if power > 0 else torch.ones_like(power)
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / (x.shape[1] * power) + 1) ** 3
+
+    return kernel
 
 
 def gaussian_kernel(reference: Tensor) -> Kernel:

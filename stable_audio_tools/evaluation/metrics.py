@@ -50,7 +50,7 @@ METRICS: dict[str, Metric] = {
     "statistics": Metric(sound_statistics, (), "loudness, peaks, clipping, silence, spectrum, stereo image; and distances of each"),
     "text_score": Metric(text_score, ("prompts", "text_embedder"), "how well clips fit their prompts (CLAP score)"),
     "ratings": Metric(ratings, ("rating_embedder",), "how people would rate the clips"),
-    "memorisation": Metric(memorisation, ("training", "embedder"), "copies of training clips, and the nearest of them to each clip"),
+    "memorisation": Metric(memorisation, ("training",), "copies of training clips, and the nearest of them to each clip"),
     "mrstft": Metric(pairs.mrstft, ("pairs",), "distance of spectra at several resolutions"),
     "mel": Metric(pairs.mel, ("pairs",), "distance of mel spectra at several resolutions"),
     "si_sdr": Metric(pairs.signal_to_distortion, ("pairs",), "scale-invariant signal-to-distortion ratio"),

@@ -15,7 +15,7 @@ from stable_audio_tools.diffusion.seeds import generator_for
 from .comparison import Comparison
 from .embedders.base import Embedder
 from .frechet import extrapolated, frechet_of, gaussian
-from .kernel_distance import Kernel, gaussian_kernel, kernel_distance, polynomial
+from .kernel_distance import Kernel, gaussian_kernel, kernel_distance, polynomial_kernel
 from .measure import Measure
 from .two_sets import SMALLEST, Resampled, between
 
@@ -30,8 +30,8 @@ def frechet(comparison: Comparison) -> list[Measure]:
 
 def kernel(comparison: Comparison) -> list[Measure]:
     """`kernel_<embedder>` for each embedder."""
-    recipe = {"distance": "squared MMD, unbiased, arXiv:1801.01401", "kernel": "(x.y/D + 1)^3"}
-    return _each(comparison, "kernel", partial(_kernel_resampled, lambda _: polynomial), recipe)
+    recipe = {"distance": "squared MMD, unbiased, arXiv:1801.01401", "kernel": "(x.y/D + 1)^3, in units of the reference's RMS"}
+    return _each(comparison, "kernel", partial(_kernel_resampled, polynomial_kernel), recipe)
 
 
 def kad(comparison: Comparison) -> list[Measure]:

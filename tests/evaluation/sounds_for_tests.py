@@ -45,13 +45,14 @@ def clipped(clips, gain):
     return changed(clips, lambda audio: (gain * audio / audio.abs().max()).clamp(-1, 1) * audio.abs().max())
 
 
-def coded(clips, levels):
-    """As a crude codec does: each block's cosine coefficients in so many steps of its largest."""
+def coded(clips, kept):
+    """As a crude codec does: of each block's spectrum only the largest bins are kept, in 256 steps."""
 
     def code(audio: Tensor) -> Tensor:
         frames = torch.fft.rfft(audio.unfold(-1, 200, 200))
-        step = frames.abs().amax(-1, keepdim=True).clamp_min(1e-9) / levels
+        least = frames.abs().quantile(1 - kept, -1, keepdim=True)
+        step = frames.abs().amax(-1, keepdim=True).clamp_min(1e-9) / 256
         rounded = torch.complex((frames.real / step).round(), (frames.imag / step).round()) * step
-        return torch.fft.irfft(rounded, 200).flatten(-2)
+        return torch.fft.irfft(torch.where(frames.abs() >= least, rounded, 0), 200).flatten(-2)
 
     return changed(clips, code)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stable_audio_tools.evaluation import kernel_distance as module
-from stable_audio_tools.evaluation.kernel_distance import gaussian_kernel, kernel_distance, polynomial
+from stable_audio_tools.evaluation.kernel_distance import gaussian_kernel, kernel_distance, polynomial_kernel
 
 
 def rows(n, d=5, seed=0, shift=0.0):
@@ -22,7 +22,7 @@ def by_loops(x, y, kernel):
 
 
 @pytest.mark.parametrize("m", [7, 12])
-@pytest.mark.parametrize("make", [lambda y: polynomial, gaussian_kernel], ids=["polynomial", "gaussian"])
+@pytest.mark.parametrize("make", [polynomial_kernel, gaussian_kernel], ids=["polynomial", "gaussian"])
 def test_it_is_what_loops_compute_in_blocks_of_any_size(m, make, monkeypatch):
     x, y = rows(12), rows(m, seed=1, shift=0.3)
     expected = by_loops(x, y, make(y))
@@ -33,12 +33,14 @@ def test_it_is_what_loops_compute_in_blocks_of_any_size(m, make, monkeypatch):
 
 def test_the_kernels_are_those_of_their_papers():
     x, y = rows(1, 3), rows(1, 3, seed=2)
-    assert float(polynomial(x, y)) == pytest.approx((float((x * y).sum()) / 3 + 1) ** 3)
+    unit = torch.cat((torch.eye(3), -torch.eye(3))).double() * 3**0.5  # a root mean square of 1
+    assert float(polynomial_kernel(unit)(x, y)) == pytest.approx((float((x * y).sum()) / 3 + 1) ** 3)
+    assert float(polynomial_kernel(5 * unit)(5 * x, 5 * y)) == pytest.approx(float(polynomial_kernel(unit)(x, y)))
     reference = torch.tensor([[0.0], [2.0], [4.0]], dtype=torch.float64)  # distances 2, 2, 4
     assert float(gaussian_kernel(reference)(reference[:1], reference[2:])) == pytest.approx(torch.tensor(-2.0).exp().item())
 
 
-@pytest.mark.parametrize("make", [lambda y: polynomial, gaussian_kernel], ids=["polynomial", "gaussian"])
+@pytest.mark.parametrize("make", [polynomial_kernel, gaussian_kernel], ids=["polynomial", "gaussian"])
 @pytest.mark.parametrize("m", [10, 15])
 def test_sets_of_one_source_are_at_zero_on_average(make, m):
     found = []
@@ -52,12 +54,13 @@ def test_sets_of_one_source_are_at_zero_on_average(make, m):
 
 def test_a_set_and_itself_are_at_exactly_zero():
     x = rows(40)
-    for kernel in (polynomial, gaussian_kernel(x)):
+    for kernel in (polynomial_kernel(x), gaussian_kernel(x)):
         assert float(kernel_distance(x, x, kernel)) == 0
 
 
 def test_counts_are_repetitions():
     x, y = rows(6), rows(9, seed=3)
+    polynomial = polynomial_kernel(y)
     counts = torch.tensor([[1.0, 1, 1, 1, 1, 1], [0, 2, 0, 1, 1, 2]], dtype=torch.float64)
     ones = torch.ones(2, 9, dtype=torch.float64)
     one, other = kernel_distance(x, y, polynomial, (counts, ones)).tolist()
@@ -72,4 +75,5 @@ def test_counts_are_repetitions():
 
 def test_a_reference_of_equal_vectors_has_a_kernel():
     same = torch.ones(5, 3, dtype=torch.float64)
-    assert float(kernel_distance(same + 1, same, gaussian_kernel(same))) > 0
+    for make in (gaussian_kernel, polynomial_kernel):
+        assert float(kernel_distance(same + 1, same, make(same))) > 0
