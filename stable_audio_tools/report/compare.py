@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from stable_audio_tools.report.alignment import Line, align, nearest
-from stable_audio_tools.report.document import asset, document, figure, replace_file, table, words
-from stable_audio_tools.report.evaluation import evaluation_charts, interval, measured
+from stable_audio_tools.report.document import asset, document, figure, replace_file, string, table, words
+from stable_audio_tools.report.evaluation import evaluation_charts, interval, measured, reading
 from stable_audio_tools.report.facts import cost_facts, state_facts
 from stable_audio_tools.report.media import EMBED_BUDGET, MediaCache, choose_embedded
 from stable_audio_tools.report.metrics import charts, rank
@@ -24,6 +24,7 @@ from stable_audio_tools.report.values import number
 MOST_RUNS = 8  # lines of a chart that can be told apart
 SELF_EVIDENT = {("args.json", "name"), ("args.json", "save_dir"), ("args.json", "recover")}  # differ whenever runs do
 MEASURED = {"model", "train_step"}  # in recipes: what was measured, not how
+OWN_DATA = "the run's"  # what a recipe is compared with begins so where no data were named
 Leaf = tuple[str, ...]
 
 
@@ -138,16 +139,20 @@ def _evaluations(names: Sequence[str], folders: Sequence[RunFolder]) -> str:
     for name in dict.fromkeys(name for run in runs for name in run):
         metrics = [run.get(name, {}) for run in runs]
         best = _best(metrics)
-        recipes = [_method(metric.get("recipe")) for metric in metrics if metric]
+        recipes = [_method(metric.get("recipe"), folder) for metric, folder in zip(metrics, folders, strict=True) if metric]
         recipe = "same" if all(recipe == recipes[0] for recipe in recipes) else '<strong class="warn">differs: not comparable</strong>'
         cells = [_value(metric, bold=index == best) for index, metric in enumerate(metrics)]
         rows.append((words(name), [*cells, recipe if len(recipes) > 1 else "–"]))
     return table("", (*names, "Recipe"), rows) if rows else ""
 
 
-def _method(recipe: Any) -> Any:
-    """A recipe without what says which weights were measured."""
-    return {key: item for key, item in recipe.items() if key not in MEASURED} if isinstance(recipe, dict) else recipe
+def _method(recipe: Any, folder: RunFolder) -> Any:
+    """A recipe without what says which weights were measured, and with the run's own data where it was measured on these."""
+    if not isinstance(recipe, dict):
+        return recipe
+    method = {key: item for key, item in recipe.items() if key not in MEASURED}
+    own = string(recipe.get("compared_with") or OWN_DATA).startswith(OWN_DATA)
+    return method | ({"dataset": folder.setup.get("dataset.json")} if own else {})
 
 
 def _best(metrics: Sequence[Mapping[str, Any]]) -> int | None:
@@ -160,7 +165,7 @@ def _best(metrics: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def _value(metric: Mapping[str, Any], *, bold: bool) -> str:
-    text, spread = escape(figure(metric.get("value"))), interval(metric)
+    text, spread = escape(reading(metric)), interval(metric)
     return (f"<strong>{text}</strong>" if bold else text) + escape(f" ({spread})" if spread else "")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from stable_audio_tools.report.document import definitions, figure, string, table, words
 from stable_audio_tools.report.values import items, mapping, number
 
+SHARE = "share"  # the unit of what is shown in per cent
 DETAILS = 20  # rows behind a value that are shown
 ARROWS = {"lower": "↓ lower", "higher": "↑ higher"}
 
@@ -72,7 +73,7 @@ def _numbers(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, d
     for key, item in value.items():
         name = f"{above} · {key}" if above else str(key)
         if _is_share(item):
-            yield name, {"value": item["share"], "low": item["low"], "high": item["high"]}
+            yield name, {"value": item["share"], "low": item["low"], "high": item["high"], "unit": SHARE}
         elif isinstance(item, dict):
             yield from _numbers(item, name)
         elif number(item) is not None:
@@ -106,29 +107,40 @@ def evaluation_html(value: Any) -> str:
 
 def _metrics_table(metrics: list[dict[str, Any]]) -> str:
     columns = ["Value", "95 % interval", "Clips", "Better", "Recipe"]
-    if any(_range(metric.get("same_source")) for metric in metrics):
+    if any(_range(metric.get("same_source"), None) for metric in metrics):
         columns.insert(2, "If there were no difference")
     return table("Metrics", columns, ((words(metric["name"]), _metric_cells(metric, len(columns) > 5)) for metric in metrics))
 
 
 def _metric_cells(metric: Mapping[str, Any], compared: bool) -> Iterator[str]:
-    yield f"<strong>{escape(figure(metric.get('value')))}</strong> {escape(string(metric.get('unit')))}".strip()
+    yield f"<strong>{escape(reading(metric))}</strong>"
     yield escape(interval(metric) or "–")
     if compared:
-        yield escape(_range(metric.get("same_source")) or "–")
+        yield escape(_range(metric.get("same_source"), metric.get("unit")) or "–")
     yield escape(figure(metric.get("n")))
     yield escape(ARROWS.get(string(metric.get("better")), "–"))
     yield (_folded("how", _recipe(metric.get("recipe"))) + _folded("details", _details(metric.get("details")))) or "–"
 
 
+def reading(metric: Mapping[str, Any]) -> str:
+    """As in "0.412", "-3.1 dB" or, of a share, "97.9%"."""
+    unit = metric.get("unit")
+    text = _number(metric.get("value"), unit)
+    return text if unit == SHARE else f"{text} {string(unit)}".strip()
+
+
 def interval(metric: Mapping[str, Any]) -> str:
-    return _range([metric.get("low"), metric.get("high")])
+    return _range([metric.get("low"), metric.get("high")], metric.get("unit"))
 
 
-def _range(value: Any) -> str:
+def _range(ends: Any, unit: Any) -> str:
     """As in "0.41 to 0.52"; nothing where it is no pair of numbers."""
-    ends = [number(end) for end in value] if isinstance(value, list) else []
-    return f"{figure(ends[0])} to {figure(ends[1])}" if len(ends) == 2 and None not in ends else ""
+    found = [number(end) for end in ends] if isinstance(ends, list) else []
+    return " to ".join(_number(end, unit) for end in found) if len(found) == 2 and None not in found else ""
+
+
+def _number(measured: Any, unit: Any) -> str:
+    return f"{measured:.1%}" if unit == SHARE and number(measured) is not None else figure(measured)
 
 
 def _recipe(recipe: Any) -> list[str]:

@@ -109,11 +109,21 @@ def metric(value: float, recipe: dict) -> dict:
     return {"name": "fd", "value": value, "low": value - 0.1, "high": value + 0.1, "n": 48, "better": "lower", "recipe": recipe}
 
 
-@pytest.mark.parametrize(("other", "said"), [({"seed": 0, "model": "b"}, "same"), ({"seed": 1, "model": "b"}, "differs: not comparable")])
-def test_evaluations_stand_side_by_side_and_say_whether_they_compare(runs, tmp_path, other, said):
-    for run, value, recipe in ((runs[0], 0.5, {"seed": 0, "model": "a"}), (runs[1], 0.4, other)):
-        (run / "evaluation.json").write_text(json.dumps({"metrics": [metric(value, recipe)]}))
-    source = build_comparison(runs, tmp_path / "c.html").read_text()
+@pytest.mark.parametrize(
+    ("recipe", "other", "data", "said"),
+    [
+        ({"seed": 0, "model": "a"}, {"seed": 0, "model": "b"}, {"seed": 5}, "same"),
+        ({"seed": 0, "model": "a"}, {"seed": 1, "model": "b"}, {"seed": 5}, "differs: not comparable"),
+        ({"compared_with": "the run's dataset.json"}, {"compared_with": "the run's dataset.json"}, {"seed": 6}, "differs: not comparable"),
+        ({"compared_with": "test.json"}, {"compared_with": "test.json"}, {"seed": 6}, "same"),
+    ],
+)
+def test_evaluations_stand_side_by_side_and_say_whether_they_compare(tmp_path, recipe, other, data, said):
+    for name, value, how, dataset in (("a", 0.5, recipe, {"seed": 5}), ("b", 0.4, other, data)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "evaluation.json").write_text(json.dumps({"metrics": [metric(value, how)]}))
+        (tmp_path / name / "dataset.json").write_text(json.dumps(dataset))
+    source = build_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "c.html").read_text()
     assert f"<td>0.5 (0.4 to 0.6)</td><td><strong>0.4</strong> (0.3 to 0.5)</td><td>{said}" in source.replace('<strong class="warn">', "")
 
 

@@ -26,6 +26,13 @@ def test_a_metric_is_shown_with_interval_clips_direction_and_recipe():
     assert "runs/a" in html
 
 
+def test_a_share_is_shown_in_per_cent_and_a_unit_behind_its_number():
+    share = Measure("pitch", 0.9375, 0.83, 0.98, 48, {}, "higher", "share")
+    html = evaluation_html({"metrics": [share.to_dict(), Measure("snr", -3.25, -4, -2, 48, {}, "higher", "dB").to_dict()]})
+    for text in ("<strong>93.8%</strong>", "83.0% to 98.0%", "<strong>-3.25 dB</strong>", "-4 to -2"):
+        assert text in html
+
+
 def test_rows_behind_a_value_are_folded_away_and_cut():
     details = [{"clip": f"{index}.wav", "closest": "train.wav", "similarity": 0.5} for index in range(30)]
     html = evaluation_html({"metrics": [{**DISTANCE.to_dict(), "details": details}]})

@@ -174,7 +174,7 @@ def test_clicking_the_spectrogram_seeks(browser, complete):
     page.run("window.first = null; audio.addEventListener('seeked', () => { first ??= audio.currentTime; })")
     page.click(left + width * (plot[0] + 0.5 * (plot[2] - plot[0])), top + 40)
     page.wait("first !== null")
-    assert page.run("first") == pytest.approx(0.15, abs=0.01)
+    assert 0.14 <= page.run("first") < 0.3  # it plays on until a busy machine is told of the end of the seek
     head = page.run("parseFloat(rows[0].head.style.left)")
     assert 100 * (plot[0] + 0.45 * (plot[2] - plot[0])) <= head <= 100 * plot[2] + 0.01
 
