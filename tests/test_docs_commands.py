@@ -1,5 +1,6 @@
 """The commands of the documentation, run as a newcomer would."""
 
+import json
 import os
 import re
 import subprocess
@@ -36,13 +37,18 @@ def follow(page: str, folder: Path, times: int = 2) -> None:
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-@pytest.mark.slow
-def test_from_a_folder_of_audio_to_training(tmp_path):
-    (tmp_path / "my_audio").mkdir()
+def write_tones(folder: Path) -> None:
+    """Four sounds with captions."""
+    folder.mkdir()
     for name, hertz in {"low": 110, "middle": 440, "high": 1760, "higher": 3520}.items():
         time = torch.arange(3 * 44100) / 44100
-        save_audio(tmp_path / "my_audio" / f"{name}.wav", 0.5 * torch.sin(2 * torch.pi * hertz * time).repeat(2, 1), 44100)
-        (tmp_path / "my_audio" / f"{name}.txt").write_text(f"a {name} tone")
+        save_audio(folder / f"{name}.wav", 0.5 * torch.sin(2 * torch.pi * hertz * time).repeat(2, 1), 44100)
+        (folder / f"{name}.txt").write_text(f"a {name} tone")
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_audio_to_training(tmp_path):
+    write_tones(tmp_path / "my_audio")
     follow("data.md", tmp_path)
     assert (tmp_path / "runs" / "diffusion" / "exports" / "model.safetensors").is_file()
 
@@ -56,3 +62,16 @@ def test_from_a_run_to_what_is_published(tmp_path):
     assert "| Train steps | 4 |" in card and "| Weights | averaged (EMA), fp16 |" in card and "## Training data" in card
     assert str(tmp_path) not in card
     assert (tmp_path / "online" / "model.safetensors").is_file() and (tmp_path / "vae.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_from_training_to_figures_and_back(tmp_path):
+    write_tones(tmp_path / "my_audio")
+    follow("evaluation.md", tmp_path)
+    report = json.loads((tmp_path / "vae.json").read_text())
+    assert {"frechet_log_mel", "kernel_log_mel", "mrstft", "si_sdr"} <= {metric["name"] for metric in report["metrics"]}
+    assert json.loads((tmp_path / "runs" / "vae" / "evaluation.json").read_text()) == report
+    watched = tmp_path / "runs" / "watched"
+    lines = [json.loads(line) for line in (watched / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10] and (watched / "exports" / "best.safetensors").is_file()
+    assert len(list((tmp_path / "given_back").iterdir())) == 4
