@@ -28,6 +28,17 @@ class Reference:
     real: Tensor
 
 
+@dataclass(frozen=True)
+class Told:
+    """What training has taught a model to make use of.
+
+    frames: known frames of the clip. references: for each reference that it was given, the frames of the clip that one of its stands for.
+    """
+
+    frames: bool = False
+    references: tuple[float, ...] = ()
+
+
 class Sequence(NamedTuple):
     """What a network sees of noisy latents and of what is known.
 

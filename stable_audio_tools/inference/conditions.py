@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stable_audio_tools.diffusion.guidance import Guidance
+from stable_audio_tools.diffusion.known import Known
+from stable_audio_tools.diffusion.objectives import velocity_from_x0
 from stable_audio_tools.diffusion.samplers import Field, Prediction
 from stable_audio_tools.models.conditioners import INPAINT_IDS
 from stable_audio_tools.models.conditioners.base import Condition
@@ -75,15 +78,24 @@ def _repeated(given: Any, batch_size: int, name: str) -> Condition:
 
 
 def guided_field(
-    model: ConditionedDiffusion, conditions: Conditions, negative: Conditions | None, guidance: Guidance, *, cfgpp: bool
+    model: ConditionedDiffusion,
+    conditions: Conditions,
+    negative: Conditions | None,
+    guidance: Guidance,
+    *,
+    cfgpp: bool,
+    known: Known | None = None,
 ) -> Field:
-    """The guided model as samplers see it; for CFG++ with the noise of its unconditional half."""
+    """The guided model as samplers see it; for CFG++ with the noise of its unconditional half; known frames go to what they are."""
     objective, options = model.objective, guidance.for_run()
 
     def field(x: Tensor, t: Tensor) -> Prediction:
         info: dict[str, Any] | None = {} if cfgpp else None
-        output = model(x, t, conditions, negative_cond=negative, info=info, rescale_cfg=True, **options)
+        output = model(x, t, conditions, negative_cond=negative, known=known, info=info, rescale_cfg=True, **options)
         unguided = output if info is None else info.get("uncond_output", output)
+        if known is not None:
+            there = velocity_from_x0(objective, x, known.latents.to(x), t)
+            output, unguided = (torch.where(known.keep[:, None], there, found) for found in (output, unguided))
         return Prediction(output, objective.denoised(x, output, t), objective.noise(x, unguided, t))
 
     return field

@@ -20,7 +20,7 @@ from stable_audio_tools.models.unconditional_diffusion import UnconditionalDiffu
 
 from .conditions import Conditions, Metadata, batch_size_of, both_conditions, check_masks_given, guided_field
 from .given_audio import GivenAudio
-from .inpaint_masks import check_inpainting, frame_mask, inpaints, mask_of_seconds
+from .inpaint_masks import check_inpainting, check_references, frame_mask, inpaints, mask_of_seconds, sees_masks
 from .isolation import evaluation_mode, isolated_generators, item_streams
 from .job import DiffusionModel, Job, Start, check_ownership, samples_per_frame
 
@@ -52,6 +52,7 @@ def generate_diffusion_cond(
     init_noise_level: float = 1.0,
     return_latents: bool = False,
     *,
+    reference_audio: Sequence[GivenAudio] = (),
     scale_phi: float | None = None,
     cfg_interval: Interval = EVERYWHERE,
     apg_scale: float = 0.0,
@@ -79,6 +80,7 @@ def generate_diffusion_cond(
         init_audio: (sample rate in Hz, audio (C, T) or (B, C, T)) to vary. It is resampled, cropped and padded as needed.
         init_noise_level: how far to go back towards noise, above 0 (the audio itself) to 1 (nothing of it is left).
         return_latents: leave the result in latent space.
+        reference_audio: for a model that has learned to take references, one of each kind that it has learned, in their order.
         scale_phi, cfg_interval, apg_scale, apg_momentum, cfg_norm_threshold, batch_cfg: see `diffusion.guidance.Guidance`.
         sampler_type: default the objective's own.
         chunked_decode: True: decode in overlapping chunks, which takes less memory; False: in one pass; default: in chunks what is longer
@@ -94,6 +96,7 @@ def generate_diffusion_cond(
             a length or start that the model's distribution shift has no schedule for.
         ValueError: the arguments do not fit each other or the model.
     """
+    check_references(model, reference_audio)
     guidance = Guidance(cfg_scale, scale_phi, cfg_interval, apg_scale, apg_momentum, cfg_norm_threshold, batch_cfg)
     start = Start(init_audio, init_noise_level)
     check_ownership(model, sample_rate, device)
@@ -105,8 +108,9 @@ def generate_diffusion_cond(
             model, batch_size, conditioning, conditioning_tensors, negative_conditioning, negative_conditioning_tensors
         )
         check_masks_given(model, conditions)
-        field = guided_field(model, conditions, negative, guidance, cfgpp=job.sampler.cfgpp)
-        return job.run(field, callback, return_latents=return_latents)
+        known = job.known(None, None, reference_audio)
+        field = guided_field(model, conditions, negative, guidance, cfgpp=job.sampler.cfgpp, known=known)
+        return job.run(field, callback, return_latents=return_latents, known=known)
 
 
 def generate_diffusion_cond_inpaint(
@@ -129,6 +133,7 @@ def generate_diffusion_cond_inpaint(
     *,
     sample_rate: int | None = None,
     regenerate_s: Sequence[tuple[float, float]] | None = None,
+    reference_audio: Sequence[GivenAudio] = (),
     scale_phi: float | None = None,
     cfg_interval: Interval = EVERYWHERE,
     apg_scale: float = 0.0,
@@ -142,7 +147,8 @@ def generate_diffusion_cond_inpaint(
 ) -> Tensor:
     """Generate a batch of audio of which some is given.
 
-    The model is told what is given and makes all of it anew, also the given part, which it has learned to repeat.
+    A model that sees what is given as channels makes all of it anew, also the given part, which it has learned to repeat. One that
+    was trained with `training.conditions` makes the rest alone, and gives what is given back as it is, up to encoding.
     Arguments that are not listed here are those of `generate_diffusion_cond`.
 
     Args:
@@ -159,6 +165,7 @@ def generate_diffusion_cond_inpaint(
         ConfigError, ValueError: as `generate_diffusion_cond`; the model does not inpaint, or audio and mask do not fit each other.
     """
     check_inpainting(model, inpaint_audio, inpaint_mask, regenerate_s)
+    check_references(model, reference_audio)
     guidance = Guidance(cfg_scale, scale_phi, cfg_interval, apg_scale, apg_momentum, cfg_norm_threshold, batch_cfg)
     start = Start(init_audio, init_noise_level)
     check_ownership(model, sample_rate, device)
@@ -172,10 +179,14 @@ def generate_diffusion_cond_inpaint(
         conditions, negative = both_conditions(
             model, batch_size, conditioning, conditioning_tensors, negative_conditioning, negative_conditioning_tensors
         )
-        latents = job.empty() if inpaint_audio is None else job.encoded(inpaint_audio, "inpaint_audio")
-        conditions |= inpaint_conditions(latents, mask.to(latents.device))
-        field = guided_field(model, conditions, negative, guidance, cfgpp=job.sampler.cfgpp)
-        return job.run(field, callback, return_latents=return_latents)
+        if sees_masks(model):
+            latents = job.empty() if inpaint_audio is None else job.encoded(inpaint_audio, "inpaint_audio")
+            conditions |= inpaint_conditions(latents, mask.to(latents.device))
+            known = job.known(None, None, reference_audio)
+        else:
+            known = job.known(inpaint_audio, mask, reference_audio)
+        field = guided_field(model, conditions, negative, guidance, cfgpp=job.sampler.cfgpp, known=known)
+        return job.run(field, callback, return_latents=return_latents, known=known)
 
 
 def generate_diffusion_uncond(

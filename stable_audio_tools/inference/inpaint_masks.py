@@ -21,14 +21,20 @@ from .job import Job, samples_per_frame
 
 def inpaints(model: nn.Module) -> bool:
     """Whether a model is told which audio is given, so that `generate_diffusion_cond_inpaint` is for it."""
-    return isinstance(model, ConditionedDiffusion) and not set(INPAINT_IDS).isdisjoint(model.routes.input_concat)
+    return isinstance(model, ConditionedDiffusion) and (sees_masks(model) or model.told.frames)
+
+
+def sees_masks(model: ConditionedDiffusion) -> bool:
+    """Whether a model sees what is given as channels beside its input, and makes that again, too."""
+    return not set(INPAINT_IDS).isdisjoint(model.routes.input_concat)
 
 
 def check_inpainting(
     model: ConditionedDiffusion, audio: GivenAudio | None, mask: Tensor | None, seconds: Sequence[tuple[float, float]] | None
 ) -> None:
     if not inpaints(model):
-        raise ValueError(f"the model does not inpaint: it takes neither {' nor '.join(INPAINT_IDS)}; use generate_diffusion_cond")
+        lacks = f"it takes neither {' nor '.join(INPAINT_IDS)}, and was not trained with conditions that make frames known"
+        raise ValueError(f"the model does not inpaint: {lacks}; use generate_diffusion_cond")
     if mask is not None and seconds is not None:
         raise ValueError("give either inpaint_mask or regenerate_s, not both")
     if audio is None and (mask is not None or seconds is not None):
@@ -36,6 +42,13 @@ def check_inpainting(
         raise ValueError(f"{name} says which audio is kept, but there is no inpaint_audio")
     if audio is not None and mask is None and seconds is None:
         raise ValueError("inpaint_audio needs inpaint_mask or regenerate_s, which say what is kept of it")
+
+
+def check_references(model: ConditionedDiffusion, references: Sequence[GivenAudio]) -> None:
+    learned = len(model.told.references)
+    if len(references) > learned:
+        what = f"it has learned {learned}" if learned else "it was not trained with a condition of type reference"
+        raise ValueError(f"the model is given {len(references)} references, and {what}")
 
 
 def frame_mask(mask: Tensor, job: Job, sample_size: int) -> Tensor:

@@ -5,6 +5,7 @@ B batch, C channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.configs.errors import ConfigError
+from stable_audio_tools.diffusion.known import Known, Reference
 from stable_audio_tools.diffusion.samplers import Callback, ChosenSampler, Field, find_sampler, noise_like
 from stable_audio_tools.diffusion.seeds import generator_for
 from stable_audio_tools.models.latent_diffusion import ConditionedDiffusion
@@ -90,24 +92,55 @@ class Job:
         parameter = next(self.model.model.parameters())
         return parameter.new_zeros(len(self.streams), self.model.io_channels, self.frames)
 
-    def encoded(self, audio: GivenAudio, name: str) -> Tensor:
+    def encoded(self, audio: GivenAudio, name: str, *, frames: int | None = None) -> Tensor:
         """(B, latent channels, frames) of given audio; what an encoder draws comes from each item's own stream."""
         model = self.model
         channels = model.pretransform.io_channels if model.pretransform is not None else model.io_channels
         clips = conformed(audio, model.sample_rate, channels, name, batch_size=len(self.streams))
-        clips = cut_or_padded(clips, self.frames * samples_per_frame(model)).to(next(model.model.parameters()))
+        clips = cut_or_padded(clips, (frames or self.frames) * samples_per_frame(model)).to(next(model.model.parameters()))
         if model.pretransform is None:
             return clips
         encode = partial(encode_audio, model.pretransform, sample_rate=model.sample_rate)
         return each_isolated(encode, clips, self.streams, clips.device)
 
-    def run(self, field: Field, callback: Callback | None, *, return_latents: bool) -> Tensor:
+    def known(self, audio: GivenAudio | None, mask: Tensor | None, references: Sequence[GivenAudio]) -> Known | None:
+        """What the model is told beside its conditions; None: nothing.
+
+        Args:
+            audio: of which frames are kept. mask: (B, frames), 1 where they are. references: of as many kinds as the model has learned.
+
+        Raises:
+            ValueError: a clip is known as a whole.
+        """
+        model = self.model
+        if (mask is None and not references) or not isinstance(model, ConditionedDiffusion):
+            return None
+        place = next(model.model.parameters()).device
+        latents = self.empty() if audio is None else self.encoded(audio, "inpaint_audio")
+        keep = torch.zeros(len(latents), self.frames) if mask is None else mask
+        if bool((keep == 1).all(dim=1).any()):
+            raise ValueError("all frames of a clip are kept: nothing is left to make")
+        pairs = zip(references, model.told.references, strict=False)
+        told = tuple(self._reference(given, scale, place) for given, scale in pairs)
+        return Known(latents, (keep == 1).to(place), told).whole(model.model.frames_per_token)
+
+    def _reference(self, audio: GivenAudio, time_scale: float, place: torch.device) -> Reference:
+        """As long as the audio is, up to a whole number of what the model makes as one."""
+        rate, signal = audio
+        samples = math.ceil(signal.shape[-1] * self.model.sample_rate / rate)
+        latents = self.encoded(audio, "reference_audio", frames=_frames(self.model, samples))
+        positions = torch.arange(latents.shape[-1], device=place)
+        real = torch.ones(len(latents), latents.shape[-1], dtype=torch.bool, device=place)
+        return Reference(latents, positions if time_scale == 1 else positions * time_scale, real)
+
+    def run(self, field: Field, callback: Callback | None, *, return_latents: bool, known: Known | None = None) -> Tensor:
         """Sample along `field`; audio (B, C, sample_size), or latents (B, latent channels, frames), float32."""
         model, generators = self.model, [generator_for(*stream) for stream in self.streams]
         noise = noise_like(self.empty(), generators)
         data = self.empty() if self.start.audio is None else self.encoded(self.start.audio, "init_audio").to(noise)
         x = model.objective.add_noise(data, noise, self.ts[0])
         latents = self.sampler.sample(field, x, self.ts, generator=generators, callback=callback)
+        latents = latents if known is None else known.told(latents)  # exactly, whatever the sampler has rounded
         if return_latents:
             return latents.float()
         if model.pretransform is None:

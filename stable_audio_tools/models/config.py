@@ -13,6 +13,7 @@ from torch import nn
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.diffusion.known import Told
 from stable_audio_tools.diffusion.objectives import parse_objective
 
 from .autoencoders.autoencoder import AudioAutoencoder, AutoencoderBody
@@ -130,7 +131,17 @@ class BaseDiffusionCondModel(BaseModelConfig):
     model: ConditionedDiffusionBody
 
     def build(self) -> ConditionedDiffusion:
-        return self.model.build(self.sample_rate)
+        built = self.model.build(self.sample_rate)
+        built.told = self.told
+        return built
+
+    @property
+    def told(self) -> Told:
+        """What training tells the model beside conditions."""
+        told = [each for each in (self.training or {}).get("conditions") or () if isinstance(each, Mapping)]
+        references = [each for each in told if each.get("type") == "reference"]
+        scales = [each.get("time_scale", 1.0) for each in references]
+        return Told(len(references) < len(told), tuple(scale if isinstance(scale, int | float) else 1.0 for scale in scales))
 
     def _sample_multiple(self) -> tuple[int, str]:
         return _denoised_multiple(self.model.diffusion, self.model.pretransform)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.diffusion.guidance import EVERYWHERE, Interval, Momentum, guided, in_interval, shaped
-from stable_audio_tools.diffusion.known import Known
+from stable_audio_tools.diffusion.known import Known, Told
 from stable_audio_tools.diffusion.objectives import Objective, parse_objective, velocity_from_x0
 from stable_audio_tools.diffusion.timesteps import DistributionShift
 
@@ -100,6 +100,7 @@ class ConditionedDiffusion(nn.Module):
     model: the denoiser. conditioner: metadata to conditions. pretransform: audio to latents and back, or None.
     objective: noise path and velocity. prediction: what the denoiser itself predicts.
     dist_shift: shift of timesteps by length, or None. min_input_length: smallest number of audio samples; lengths are multiples.
+    told: what it has learned to be told beside conditions, as far as its config says.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class ConditionedDiffusion(nn.Module):
         self.objective, self.prediction, self.dist_shift = objective, prediction, dist_shift
         self.routes = routes
         self.io_channels, self.sample_rate, self.min_input_length = io_channels, sample_rate, min_input_length
+        self.told = Told()
         self.reported = False
 
     @property

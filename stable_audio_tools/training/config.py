@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.configs.parse import validate
+from stable_audio_tools.diffusion.known import Told
 from stable_audio_tools.diffusion.objectives import parse_objective
 from stable_audio_tools.diffusion.samplers import find_sampler
 from stable_audio_tools.models.codebook_patterns import pattern_table
@@ -128,6 +129,12 @@ class BaseDiffusionCondRun(BaseDiffusionCondModel):
             fix = f"add them to model.diffusion.input_concat_ids, and {self.model.io_channels + 1} to the width it has, or remove the block"
             raise ConfigError([Problem(("training", "inpainting"), message, fix, on_key=True)])
         return self
+
+    @property
+    def told(self) -> Told:
+        conditions = self.training.token_conditions
+        references = [each for each in conditions if isinstance(each, ReferenceCondition)]
+        return Told(len(references) < len(conditions), tuple(each.time_scale for each in references))
 
     @model_validator(mode="after")
     def _conditions_fit(self) -> BaseDiffusionCondRun:
