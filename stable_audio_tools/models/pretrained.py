@@ -14,10 +14,12 @@ from torch import nn
 
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.configs.parse import read_json
+from stable_audio_tools.configs.suggest import closest
 
 from .checkpoints import load_into, load_weights, read_model_config
 from .config import BaseModelConfig
 from .factory import parse_model_config
+from .weight_files import WEIGHT_SUFFIXES
 
 CONFIG_NAME = "model_config.json"
 WEIGHT_NAMES = ("model.safetensors", "model.ckpt")
@@ -107,7 +109,9 @@ def _local_files(path: Path) -> PublishedFiles | None:
 
 def _hub_files(name: str) -> PublishedFiles:
     """Download the two files of a repository, or find them in the hub's cache."""
-    if not HUB_NAME.fullmatch(name):
+    if near := _near_path(Path(name)):
+        raise ConfigError([Problem((), "no such file or folder", f"did you mean {near}?")], name)
+    if not HUB_NAME.fullmatch(name) or Path(name).suffix in WEIGHT_SUFFIXES:
         raise ConfigError(
             [Problem((), "no such file or folder, and no name of a hub repository", "check the path; hub names are owner/name")], name
         )
@@ -129,3 +133,11 @@ def _hub_files(name: str) -> PublishedFiles:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         fix = "check the name, the network, and that you are logged in where the model asks for it"
         raise ConfigError([Problem((), f"no such folder here, and the hub does not give it: {reason}", fix)], name) from None
+
+
+def _near_path(path: Path) -> Path | None:
+    """What a path that is not there was most likely meant to be."""
+    if not path.parent.is_dir():
+        return None
+    near = closest(path.name, [entry.name for entry in path.parent.iterdir() if entry.is_dir() or entry.suffix in WEIGHT_SUFFIXES])
+    return path.parent / near if near else None

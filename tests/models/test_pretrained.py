@@ -162,3 +162,14 @@ def test_an_adapter_alone_is_told(tmp_path, kind):
         (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"style\.safetensors: an adapter: it changes a model's weights and is none itself\n.*--adapter"):
         get_pretrained_model(tmp_path / "style.safetensors")
+
+
+def test_a_slip_in_a_path_is_pointed_out_before_the_hub_is_asked(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    (tmp_path / "runs" / "model.safetensors").write_text("")
+    monkeypatch.chdir(tmp_path)
+    for name, meant in (("runs/quikstart", "runs/quickstart"), ("runs/modle.safetensors", "runs/model.safetensors"), ("run", "runs")):
+        with pytest.raises(ConfigError, match=rf"{name}: no such file or folder\n  = did you mean {meant}\?"):
+            find_model(name)
+    with pytest.raises(ConfigError, match=r"no name of a hub repository\n  = check the path"):
+        find_model("elsewhere/other.safetensors")
