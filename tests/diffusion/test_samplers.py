@@ -326,6 +326,7 @@ def test_wrong_samplers_are_told(name, objective, options, message):
 @every_case
 def test_options_are_described_and_their_defaults_are_values_they_take(name, objective):
     options = SAMPLERS[name].options
+    assert SAMPLERS[name].help
     find_sampler(name, objective, {key: int(option.default) if option.whole else option.default for key, option in options.items()})
     for option in options.values():
         assert option.help and option.low <= option.default <= option.high < math.inf

@@ -45,6 +45,7 @@ class Sampler:
     """A sampling function and what it is for.
 
     objectives: the kinds of objective whose path it follows.
+    help: one line for who is to choose.
     own_options: its own keyword arguments.
     cfgpp: it is to follow the noise of the unconditional prediction while it denoises with guidance. arXiv:2406.08070, algorithm 2.
     ratios: it steps in ratios of noise to data, so that it starts where they are finite and a user may name them.
@@ -52,6 +53,7 @@ class Sampler:
 
     function: SampleFunction
     objectives: tuple[type[Objective], ...]
+    help: str = ""
     own_options: Options = field(default_factory=dict)
     cfgpp: bool = False
     ratios: bool = False
@@ -66,29 +68,36 @@ class Sampler:
 
 
 _FLOW, _V, _BOTH = (RectifiedFlow,), (VPrediction,), (VPrediction, RectifiedFlow)
+_ORDER: Options = {"order": Option(4, "how many slopes its polynomial goes through", 1, 4, whole=True)}
 _TOLERANCES: Options = {
     "rtol": Option(0.01, "largest error of a step relative to the state; decides how many steps there are", 1e-6, 1.0),
     "atol": Option(0.01, "largest error of a step where the state is small", 1e-6, 1.0),
 }
 
 SAMPLERS: dict[str, Sampler] = {
-    "euler": Sampler(euler, _BOTH),
-    "heun": Sampler(heun, _BOTH),
-    "rk4": Sampler(rk4, _BOTH),
-    "dpmpp": Sampler(dpmpp_2m, _FLOW),
-    "pingpong": Sampler(pingpong, _BOTH),
-    "euler-cfgpp": Sampler(ddim, _FLOW, cfgpp=True),
-    "v-ddim": Sampler(ddim, _V, eta(0.0)),
-    "v-ddim-cfgpp": Sampler(ddim, _V, eta(0.0), cfgpp=True),
-    "dpmpp-2m": Sampler(dpmpp_2m, _BOTH, ratios=True),
-    "dpmpp-2m-sde": Sampler(dpmpp_2m, _BOTH, eta(1.0, high=2.0), ratios=True),
-    "dpmpp-3m-sde": Sampler(dpmpp_3m, _BOTH, eta(1.0, high=2.0), ratios=True),
-    "k-heun": Sampler(k_heun, _BOTH, ratios=True),
-    "k-lms": Sampler(k_lms, _BOTH, {"order": Option(4, "how many slopes its polynomial goes through", 1, 4, whole=True)}, ratios=True),
-    "k-dpmpp-2s-ancestral": Sampler(k_dpmpp_2s_ancestral, _BOTH, eta(1.0), ratios=True),
-    "k-dpm-2": Sampler(k_dpm_2, _BOTH, ratios=True),
-    "k-dpm-fast": Sampler(k_dpm_fast, _BOTH, ratios=True),
-    "k-dpm-adaptive": Sampler(k_dpm_adaptive, _BOTH, _TOLERANCES, ratios=True),
+    "euler": Sampler(euler, _BOTH, "first order, one evaluation a step"),
+    "heun": Sampler(heun, _BOTH, "second order, two evaluations a step"),
+    "rk4": Sampler(rk4, _BOTH, "fourth order, four evaluations a step"),
+    "dpmpp": Sampler(dpmpp_2m, _FLOW, "DPM-Solver++ 2M on the flow's own schedule: second order, one evaluation a step"),
+    "pingpong": Sampler(pingpong, _BOTH, "for models distilled to a few steps: denoises fully, then adds fresh noise"),
+    "euler-cfgpp": Sampler(ddim, _FLOW, "CFG++: guidance that stays near the data, with scales below 1", cfgpp=True),
+    "v-ddim": Sampler(ddim, _V, "first order, one evaluation a step", eta(0.0)),
+    "v-ddim-cfgpp": Sampler(ddim, _V, "CFG++: guidance that stays near the data, with scales below 1", eta(0.0), cfgpp=True),
+    "dpmpp-2m": Sampler(dpmpp_2m, _BOTH, "DPM-Solver++ 2M: second order, one evaluation a step", ratios=True),
+    "dpmpp-2m-sde": Sampler(dpmpp_2m, _BOTH, "DPM-Solver++ 2M with fresh noise: one evaluation a step", eta(1.0, high=2.0), ratios=True),
+    "dpmpp-3m-sde": Sampler(
+        dpmpp_3m, _BOTH, "DPM-Solver++ 3M with fresh noise, one evaluation a step; wants 30 steps or more", eta(1.0, high=2.0), ratios=True
+    ),
+    "k-heun": Sampler(k_heun, _BOTH, "second order, two evaluations a step; wants 20 steps or more", ratios=True),
+    "k-lms": Sampler(k_lms, _BOTH, "linear multistep, one evaluation a step; wants 30 steps or more", _ORDER, ratios=True),
+    "k-dpmpp-2s-ancestral": Sampler(
+        k_dpmpp_2s_ancestral, _BOTH, "second order with fresh noise, two evaluations a step; wants 30 steps or more", eta(1.0), ratios=True
+    ),
+    "k-dpm-2": Sampler(k_dpm_2, _BOTH, "second order, two evaluations a step; wants 20 steps or more", ratios=True),
+    "k-dpm-fast": Sampler(k_dpm_fast, _BOTH, "third order, as many evaluations as steps", ratios=True),
+    "k-dpm-adaptive": Sampler(
+        k_dpm_adaptive, _BOTH, "as many steps as its tolerances ask for, whatever the number of steps", _TOLERANCES, ratios=True
+    ),
 }
 
 
@@ -126,6 +135,9 @@ class ChosenSampler:
         return self.sampler.function(field, x, ts, objective=self.objective, generator=generator, callback=callback, **own)
 
     def _ratios(self, noise_level: float) -> Ratios:
+        if noise_level > 1:
+            message = f"init_noise_level is {noise_level:g}, and at 1 nothing is left of the audio"
+            raise _error(message, f"give 0 to 1; a ratio of noise to audio, as upstream has it, is sigma_max={noise_level:g}")
         if noise_level != 1 and "sigma_max" in self.given:
             raise _error("init_noise_level and sigma_max both say where to start", "give one of them")
         named = {name: value for name, value in self.given.items() if name in RATIO_OPTIONS}
