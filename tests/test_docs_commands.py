@@ -75,3 +75,11 @@ def test_from_training_to_figures_and_back(tmp_path):
     lines = [json.loads(line) for line in (watched / "evaluations.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10] and (watched / "exports" / "best.safetensors").is_file()
     assert len(list((tmp_path / "given_back").iterdir())) == 4
+
+
+@pytest.mark.slow
+def test_from_two_runs_to_a_page_that_compares_them(tmp_path):
+    follow("report.md", tmp_path, times=1)
+    page = (tmp_path / "comparison.html").read_text()
+    assert "args · batch_size</th><td>2</td><td>4</td>" in page
+    assert "FLOP" in (tmp_path / "runs" / "small_batch" / "index.html").read_text()
