@@ -1,6 +1,7 @@
 """What `generate` writes: formats, levels, settings that make the same clip again, and what is left when it is stopped."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,23 @@ def test_the_settings_beside_a_clip_make_it_again_bit_for_bit(generate, models, 
     other = ["--steps", "1"] if kind in ("text_to_audio", "inpainting", "unconditional", "diffusion_autoencoder") else ["--seed", "99"]
     _, (changed,), err = generate("--from-settings", str(first.with_suffix(".json")), "--out", "changed", *other)
     assert first.read_bytes() != changed.read_bytes(), err
+
+
+def test_settings_tell_whether_the_weights_are_still_the_same(generate, saved, tmp_path, caplog):
+    import configs
+
+    file, other = Path(saved(configs.unconditional())), configs.unconditional()
+    other["model"]["config"]["depth"] = 1
+    shutil.copy(file, "model.safetensors")
+    arguments = ["--model", "model.safetensors", "--steps", "1", "--seed", "0", "--out", "clips"]
+    _, (path,), _ = generate(*arguments)
+    generate("--from-settings", str(path.with_suffix(".json")), "--out", "again.wav")
+    assert "the weights are others" not in caplog.text
+    shutil.copy(saved(other), "model.safetensors")
+    generate("--from-settings", str(path.with_suffix(".json")), "--out", "again.wav")
+    assert "the weights are others than those that made the clip, so this one will differ" in caplog.text
+    status, _, err = generate(*arguments, "--skip-existing")
+    assert status == 2 and "is there, made with weights " in err
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from .acts import check_flags, check_together
     from .files import Output
     from .planning import plan
+    from .settings import fingerprint, warn_of_other_weights
     from .wishes import read_wishes
 
     wishes = read_wishes(args)
@@ -54,9 +55,12 @@ def run(args: argparse.Namespace) -> int:
     found = find_model(args.model, model_config=args.model_config)
     check_flags(args, found.parsed.model_type)
     outline = found.outline()
-    planned = plan(args, wishes, outline, found.config)
+    weights = fingerprint(found.weights)
+    planned = plan(args, wishes, outline, found.config, weights)
     out.check(planned.rate, _channels(outline))
     todo = _todo(args, planned, out, wishes)
+    if args.from_settings:
+        warn_of_other_weights(args.from_settings, weights)
     if not todo:
         return 0
     model = _loaded(found, adapters).to(device, find_precision(args.precision))

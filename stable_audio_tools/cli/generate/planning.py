@@ -30,12 +30,13 @@ MOST_SEEDS = 2**31
 class Plan:
     """What is to be made, and how.
 
-    rate: Hz of the clips. sounds: conditions that are sounds, by metadata key.
+    rate: Hz of the clips. weights: what tells the model's file from others. sounds: conditions that are sounds, by metadata key.
     """
 
     clips: tuple[Clip, ...]
     maker: Maker
     rate: int
+    weights: str
     sounds: Mapping[str, SoundCondition]
 
     def make(self, model: nn.Module, clips: Sequence[Clip], progress: Progress) -> Tensor:
@@ -52,11 +53,12 @@ class Plan:
                 yield alike[start : start + size]
 
 
-def plan(args: argparse.Namespace, wishes: Sequence[Wish], model: Any, config: Mapping[str, Any]) -> Plan:
+def plan(args: argparse.Namespace, wishes: Sequence[Wish], model: Any, config: Mapping[str, Any], weights: str) -> Plan:
     """All clips of a command.
 
     Args:
         model: without weights is enough.
+        weights: what tells its file from others, see `settings.fingerprint`.
 
     Raises:
         ConfigError: whatever is wrong with what was asked for.
@@ -65,7 +67,7 @@ def plan(args: argparse.Namespace, wishes: Sequence[Wish], model: Any, config: M
     maker = MAKERS[config["model_type"]].of(args, model, demo)
     reader = ConditionReader(model, config)
     clips = _reconstructions(args, model) if args.reconstruct else _generated(args, wishes, reader, config, maker)
-    return Plan(tuple(clips), maker, model.sample_rate, reader.sounds)
+    return Plan(tuple(clips), maker, model.sample_rate, weights, reader.sounds)
 
 
 def _reconstructions(args: argparse.Namespace, model: Any) -> Iterator[Clip]:

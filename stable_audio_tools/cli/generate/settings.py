@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from .acts import flag, given
 from .makers import Clip
 from .planning import Plan
 
+log = logging.getLogger(__name__)
+
+PLACES, PLACE_BYTES = 64, 4096  # chosen: training moves every weight, so a few of them tell files apart, at once for any size
 FLAGS = {  # setting: flag, where the names differ
     "adapters": "adapter",
     "conditions": "cond",
@@ -27,7 +32,7 @@ SAME = (
     *("init_audio", "init_noise_level", "inpaint_audio", "mask", "continue_from", "reconstruct", "num_quantizers", "latent_noise"),
     *("temperature", "top_k", "top_p", "precision", "format", "bits", "normalize", "loudness"),
 )
-FACTS = ("sample_rate", "objective", "version", "device", "torch", "result")
+FACTS = ("weights", "sample_rate", "objective", "version", "device", "torch", "result")
 """What is told of a clip and asks for nothing."""
 
 
@@ -47,9 +52,28 @@ def settings_of(args: argparse.Namespace, plan: Plan, clip: Clip, facts: Mapping
         "seconds": None if clip.source else clip.keep / plan.rate,
         **plan.maker.settings,
         "precision": args.precision,
+        "weights": plan.weights,
         "sample_rate": plan.rate,
         **facts,
     }
+
+
+def fingerprint(weights: Path) -> str:
+    """What tells a file of weights from others of the same name: a hash of its length and of bytes from all over it."""
+    size = weights.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with weights.open("rb") as file:
+        for place in range(PLACES):
+            file.seek(place * max(0, size - PLACE_BYTES) // (PLACES - 1))
+            digest.update(file.read(PLACE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def warn_of_other_weights(path: str, weights: str) -> None:
+    """Say so where the settings at `path` are of a clip that other weights made."""
+    before = _read(Path(path)).get("weights")
+    if before not in (None, weights):
+        log.warning("--from-settings %s: the weights are others than those that made the clip, so this one will differ", path)
 
 
 def check_same(path: Path, settings: Mapping[str, Any], *, seeded: bool) -> None:
@@ -66,7 +90,7 @@ def check_same(path: Path, settings: Mapping[str, Any], *, seeded: bool) -> None
     if not beside.exists():
         raise ConfigError([Problem((), f"{path} is there without its settings", "choose another --out, or remove it")], source=source)
     before = _read(beside)
-    names = [key for key in (*SAME, *FLAGS) if seeded or key != "seed"]
+    names = [key for key in (*SAME, *FLAGS, "weights") if seeded or key != "seed"]
     now = json.loads(json.dumps({key: value for key, value in settings.items() if value is not None}))
     if changed := [key for key in names if before.get(key) != now.get(key)]:
         was, wanted = (value_text(found.get(changed[0])) for found in (before, now))
