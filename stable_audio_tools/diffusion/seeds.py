@@ -12,7 +12,7 @@ def derive_seed(seed: int, *indices: int) -> int:
     state = seed & _MASK
     for index in indices:
         state = _splitmix64(state ^ _splitmix64(index & _MASK))
-    return state >> 1
+    return (state if indices else _splitmix64(state)) >> 1
 
 
 def generator_for(seed: int, *indices: int) -> torch.Generator:

@@ -155,6 +155,7 @@ def test_derived_seeds_differ_and_fit_a_generator():
     seeds = {derive_seed(seed, index) for seed in range(-2, 40) for index in range(40)}
     assert len(seeds) == 42 * 40 and all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(1, 2) != derive_seed(2, 1)
+    assert len(seeds | {derive_seed(seed) for seed in range(-2, 40)}) == 42 * 41  # also where a seed has one stream alone
 
 
 @pytest.mark.parametrize(
