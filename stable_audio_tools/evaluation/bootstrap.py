@@ -19,6 +19,11 @@ from .measure import Better, Measure
 from .statistics import Z_95
 
 _TAIL = 0.025
+Span = tuple[float, float]
+ANY: Span = (-math.inf, math.inf)
+AT_LEAST_0: Span = (0.0, math.inf)
+SHARE: Span = (0.0, 1.0)
+COSINE: Span = (-1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -38,31 +43,40 @@ class Bootstrap:
         counts = self.counts(first)
         return counts, counts if first == second else self.counts(second, 1)
 
-    def interval(self, value: float, draws: Tensor, n: int) -> tuple[float, float]:
+    def interval(self, value: float, draws: Tensor, n: int, span: Span = ANY) -> tuple[float, float]:
         """The 95 % interval around a value from its (R,) resamples.
 
         Their quantiles are taken about their mean, which takes out the bias of resampling: a resample has fewer different clips than
-        the set, and is farther from anything. For few clips it is widened as in Hesterberg, arXiv:1411.5279, section 4.3.
+        the set, and is farther from anything. For few clips it is widened as in Hesterberg, arXiv:1411.5279, section 4.3. What lies
+        outside of `span`, which no value can, is cut off.
         """
         if not math.isfinite(value) or n < 2:
             return math.nan, math.nan
         low, high = torch.quantile(draws - draws.mean(), torch.tensor([_TAIL, 1 - _TAIL], dtype=draws.dtype)).tolist()
         wider = math.sqrt(n / (n - 1)) * student_quantile(n - 1) / Z_95
-        return value + wider * min(low, 0.0), value + wider * max(high, 0.0)
+        return max(span[0], value + wider * min(low, 0.0)), min(span[1], value + wider * max(high, 0.0))
 
     @property
     def recipe(self) -> dict[str, Any]:
         return {"interval": "95 %, bootstrap over clips", "resamples": self.resamples, "bootstrap_seed": self.seed}
 
-    def mean(self, name: str, values: Tensor, recipe: Mapping[str, Any], better: Better | None = None, unit: str = "") -> Measure:
-        """The mean of one (N,) value a clip; what is NaN is left out, and said."""
+    def mean(
+        self,
+        name: str,
+        values: Tensor,
+        recipe: Mapping[str, Any],
+        better: Better | None = None,
+        unit: str = "",
+        span: Span = ANY,
+    ) -> Measure:
+        """The mean of one (N,) value a clip, all within `span`; what is NaN is left out, and said."""
         real = values[~values.isnan()].double()
         left_out = {"left_out": len(values) - len(real)} if len(real) < len(values) else {}
         recipe = {**recipe, **left_out, **self.recipe}
         if not len(real):
             return Measure(name, math.nan, math.nan, math.nan, 0, recipe, better, unit)
         value = float(real.mean())
-        low, high = self.interval(value, self.counts(len(real)) @ real / len(real), len(real))
+        low, high = self.interval(value, self.counts(len(real)) @ real / len(real), len(real), span)
         return Measure(name, value, low, high, len(real), recipe, better, unit)
 
 

@@ -12,6 +12,7 @@ from stable_audio_tools.audio.io import to_channels
 from stable_audio_tools.audio.loudness import ABSOLUTE_GATE, LOWEST_RATE, loudness_lufs
 from stable_audio_tools.audio.resample import resample
 
+from .bootstrap import ANY, AT_LEAST_0, COSINE, SHARE, Span
 from .loudness import silence_share
 
 PEAK_FLOOR_DB = -120.0  # what silence counts as, so that means exist
@@ -25,25 +26,26 @@ FRAMES_AT_ONCE = 2048  # bounds memory whatever the length
 
 @dataclass(frozen=True)
 class Statistic:
-    """unit: of the value. what: how it is measured, for recipes."""
+    """unit: of the value. what: how it is measured, for recipes. span: what values it can have."""
 
     unit: str
     what: str
+    span: Span = ANY
 
 
 STATISTICS = {
     "loudness": Statistic("LUFS", f"BS.1770-4, gated; silence counts as {ABSOLUTE_GATE:.0f}"),
     "sample_peak": Statistic("dBFS", f"largest magnitude; silence counts as {PEAK_FLOOR_DB:.0f}"),
     "true_peak": Statistic("dBTP", f"largest magnitude at {OVERSAMPLING} times the rate; silence counts as {PEAK_FLOOR_DB:.0f}"),
-    "clipping": Statistic("share", "samples at full scale"),
-    "silence": Statistic("share", "blocks of 20 ms below -60 dBFS"),
-    "dc": Statistic("", "largest magnitude of a channel's mean"),
-    "centroid": Statistic("Hz", "mean frequency of the mean power spectrum"),
-    "bandwidth": Statistic("Hz", "standard deviation of frequency in the mean power spectrum"),
-    "rolloff": Statistic("Hz", f"{ROLLOFF:.0%} of the power lies below"),
-    "flatness": Statistic("", "geometric over arithmetic mean of the mean power spectrum"),
-    "stereo_width": Statistic("share", "power of left minus right in all power; mono has 0"),
-    "stereo_correlation": Statistic("", "of left and right; mono has 1"),
+    "clipping": Statistic("share", "samples at full scale", SHARE),
+    "silence": Statistic("share", "blocks of 20 ms below -60 dBFS", SHARE),
+    "dc": Statistic("", "largest magnitude of a channel's mean", AT_LEAST_0),
+    "centroid": Statistic("Hz", "mean frequency of the mean power spectrum", AT_LEAST_0),
+    "bandwidth": Statistic("Hz", "standard deviation of frequency in the mean power spectrum", AT_LEAST_0),
+    "rolloff": Statistic("Hz", f"{ROLLOFF:.0%} of the power lies below", AT_LEAST_0),
+    "flatness": Statistic("", "geometric over arithmetic mean of the mean power spectrum", SHARE),
+    "stereo_width": Statistic("share", "power of left minus right in all power; mono has 0", SHARE),
+    "stereo_correlation": Statistic("", "of left and right; mono has 1", COSINE),
 }
 
 

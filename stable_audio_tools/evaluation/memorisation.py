@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .bootstrap import COSINE, SHARE
 from .comparison import Comparison
 from .copies import COPY, SAMPLE_RATE, Match, find_copies
 from .embedders.base import Embedder
@@ -69,13 +70,15 @@ def _nearest(
     if unseen:
         measures.append(_similarity(comparison, f"nearest_reference_{embedder.name}", unseen, recipe))
         name = f"nearer_than_reference_{embedder.name}"
-        measures.append(between(name, _values(made), _values(unseen), chance_of_more, comparison.bootstrap, recipe))
+        measures.append(between(name, _values(made), _values(unseen), chance_of_more, comparison.bootstrap, recipe, span=SHARE))
     return measures
 
 
 def _similarity(comparison: Comparison, name: str, found: list[Neighbour], recipe: Mapping[str, Any]) -> Measure:
     closest = sorted(found, key=lambda neighbour: neighbour.similarity, reverse=True)[:LISTED]
-    return replace(comparison.bootstrap.mean(name, _values(found), recipe), details=[neighbour.to_dict() for neighbour in closest])
+    return replace(
+        comparison.bootstrap.mean(name, _values(found), recipe, span=COSINE), details=[neighbour.to_dict() for neighbour in closest]
+    )
 
 
 def _values(found: list[Neighbour]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stable_audio_tools.nn.reconstruction import MelParams, MultiResolutionMel, MultiResolutionSTFT, SpectralParams
 
+from .bootstrap import ANY, AT_LEAST_0
 from .comparison import Comparison
 from .measure import Better, Measure
 from .pair_scores import PESQ_SECONDS, pesq_of_channels, si_sdr, stoi_of_channels
@@ -108,5 +109,6 @@ def _each_pair(comparison: Comparison, name: str, score: Score, recipe: dict[str
         target, estimate = (clip.audio[:, :length].detach().to("cpu", torch.float32) for clip in (original, copy))
         rates.add(original.sample_rate)
         values.append(score(target, estimate, original.sample_rate) if original.is_whole and copy.is_whole else math.nan)
+    span = AT_LEAST_0 if better == "lower" else ANY
     recipe = {**comparison.recipe, "sample_rate": rates.pop() if len(rates) == 1 else sorted(rates), **recipe}
-    return [comparison.bootstrap.mean(name, torch.tensor(values), recipe, better, unit)]
+    return [comparison.bootstrap.mean(name, torch.tensor(values), recipe, better, unit, span)]

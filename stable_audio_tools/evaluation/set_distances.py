@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stable_audio_tools.diffusion.seeds import generator_for
 
+from .bootstrap import ANY, AT_LEAST_0, Span
 from .comparison import Comparison
 from .embedders.base import Embedder
 from .frechet import extrapolated, frechet_of, gaussian
@@ -25,7 +26,7 @@ _THINNING = 3  # a random stream beside those of the bootstrap and of dealing
 
 def frechet(comparison: Comparison) -> list[Measure]:
     """`frechet_<embedder>` for each embedder."""
-    return _each(comparison, "frechet", _frechet_resampled, {"distance": "Fréchet, arXiv:1812.08466"}, least=0.0)
+    return _each(comparison, "frechet", _frechet_resampled, {"distance": "Fréchet, arXiv:1812.08466"}, span=AT_LEAST_0)
 
 
 def kernel(comparison: Comparison) -> list[Measure]:
@@ -56,15 +57,13 @@ def _infinity(comparison: Comparison, embedder: Embedder, finite: Measure) -> Me
     return Measure(name, value, value - below, value + above, finite.n, recipe, "lower")
 
 
-def _each(comparison: Comparison, metric: str, resampled: Resampled, recipe: dict[str, Any], *, least: float = -math.inf) -> list[Measure]:
-    return [_distance(comparison, embedder, metric, resampled, recipe, least) for embedder in comparison.embedders]
+def _each(comparison: Comparison, metric: str, resampled: Resampled, recipe: dict[str, Any], *, span: Span = ANY) -> list[Measure]:
+    return [_distance(comparison, embedder, metric, resampled, recipe, span) for embedder in comparison.embedders]
 
 
-def _distance(
-    comparison: Comparison, embedder: Embedder, metric: str, resampled: Resampled, recipe: dict[str, Any], least: float
-) -> Measure:
+def _distance(comparison: Comparison, embedder: Embedder, metric: str, resampled: Resampled, recipe: dict[str, Any], span: Span) -> Measure:
     full = {**comparison.recipe_of(embedder), **recipe, **_sizes(comparison, embedder)}
-    return between(f"{metric}_{embedder.name}", *_sets(comparison, embedder), resampled, comparison.bootstrap, full, least=least)
+    return between(f"{metric}_{embedder.name}", *_sets(comparison, embedder), resampled, comparison.bootstrap, full, span=span)
 
 
 def _sets(comparison: Comparison, embedder: Embedder) -> tuple[Tensor, Tensor]:

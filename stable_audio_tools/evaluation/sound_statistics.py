@@ -25,7 +25,7 @@ def sound_statistics(comparison: Comparison) -> list[Measure]:
     measures = [Measure.of_share("broken", broken, {**comparison.recipe, "what": "clips that are empty or not finite"}, "lower")]
     for name, statistic in STATISTICS.items():
         recipe: dict[str, Any] = {**comparison.recipe, "statistic": statistic.what}
-        measures.append(comparison.bootstrap.mean(name, made[name], recipe, unit=statistic.unit))
+        measures.append(comparison.bootstrap.mean(name, made[name], recipe, unit=statistic.unit, span=statistic.span))
         if real is not None:
             first, second = (values[~values.isnan()] for values in (made[name], real[name]))
             recipe = {**recipe, "distance": "Wasserstein-1", "generated": len(first), "reference": len(second)}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.diffusion.seeds import generator_for
 
-from .bootstrap import Bootstrap
+from .bootstrap import COSINE, Bootstrap
 from .comparison import Comparison
 from .embedders.base import TextEmbedder
 from .measure import Measure
@@ -34,7 +34,7 @@ def _score(comparison: Comparison, embedder: TextEmbedder) -> Measure:
     recipe = {**comparison.recipe_of(embedder), "score": "cosine of clip and prompt"}
     if heard.left_out:
         recipe["left_out"] = heard.left_out
-    score = comparison.bootstrap.mean(f"{embedder.name}_score", (clips * prompts).sum(-1), recipe, "higher")
+    score = comparison.bootstrap.mean(f"{embedder.name}_score", (clips * prompts).sum(-1), recipe, "higher", span=COSINE)
     return replace(score, same_source=_dealt(clips @ prompts.T, comparison.bootstrap))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stable_audio_tools.diffusion.seeds import generator_for
 
-from .bootstrap import Bootstrap
+from .bootstrap import AT_LEAST_0, Bootstrap, Span
 from .measure import Measure
 
 SMALLEST = 2  # clips of a set; fewer have no spread
@@ -29,21 +29,21 @@ def between(
     bootstrap: Bootstrap,
     recipe: Mapping[str, Any],
     *,
-    least: float = 0.0,
+    span: Span = AT_LEAST_0,
     unit: str = "",
 ) -> Measure:
     """The distance of two sets of float64, one row a clip; less is better. NaN where a set has fewer than two clips.
 
     Args:
-        least: the smallest value that the distance can have.
+        span: the smallest and the largest value that the distance can have.
     """
     n, recipe = min(len(first), len(second)), {**recipe, **bootstrap.recipe}
     if n < SMALLEST:
         return Measure(name, math.nan, math.nan, math.nan, n, recipe, "lower", unit)
     value = float(resampled(first, second, *(rows.new_ones(1, len(rows)) for rows in (first, second))))
-    low, high = bootstrap.interval(value, resampled(first, second, *bootstrap.two_counts(len(first), len(second))), n)
+    low, high = bootstrap.interval(value, resampled(first, second, *bootstrap.two_counts(len(first), len(second))), n, span)
     dealt = _dealt(first, second, resampled, bootstrap)
-    return Measure(name, value, max(least, low), high, n, recipe, "lower", unit, dealt)
+    return Measure(name, value, low, high, n, recipe, "lower", unit, dealt)
 
 
 def _dealt(first: Tensor, second: Tensor, resampled: Resampled, bootstrap: Bootstrap) -> tuple[float, float]:

@@ -48,6 +48,12 @@ def test_what_cannot_be_measured_is_left_out_and_said():
     assert one.value == 4 and math.isnan(one.low) and math.isnan(one.high)
 
 
+def test_no_interval_leaves_what_values_can_be():
+    few = torch.tensor([0.0, 0.0, 0.0, 0.9])
+    free, share = Bootstrap().mean("x", few, {}), Bootstrap().mean("x", few, {}, span=(0.0, 1.0))
+    assert free.low < 0 and share.low == 0 and share.value == free.value and share.high == min(1.0, free.high)
+
+
 def coverage(truth, interval, trials):
     ends = [interval(trial) for trial in range(trials)]
     return sum(low <= truth <= high for low, high in ends) / trials
