@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.diffusion.guidance import EVERYWHERE, Guidance, Interval
+from stable_audio_tools.diffusion.known import Known
 from stable_audio_tools.diffusion.samplers import Callback, make_field
 from stable_audio_tools.models.inpainting import inpaint_conditions
 from stable_audio_tools.models.latent_diffusion import ConditionedDiffusion
@@ -53,6 +54,7 @@ def generate_diffusion_cond(
     return_latents: bool = False,
     *,
     reference_audio: Sequence[GivenAudio] = (),
+    known: Known | None = None,
     scale_phi: float | None = None,
     cfg_interval: Interval = EVERYWHERE,
     apg_scale: float = 0.0,
@@ -81,6 +83,7 @@ def generate_diffusion_cond(
         init_noise_level: how far to go back towards noise, above 0 (the audio itself) to 1 (nothing of it is left).
         return_latents: leave the result in latent space.
         reference_audio: for a model that has learned to take references, one of each kind that it has learned, in their order.
+        known: instead of `reference_audio`, what the model is told, as training prepares it.
         scale_phi, cfg_interval, apg_scale, apg_momentum, cfg_norm_threshold, batch_cfg: see `diffusion.guidance.Guidance`.
         sampler_type: default the objective's own.
         chunked_decode: True: decode in overlapping chunks, which takes less memory; False: in one pass; default: in chunks what is longer
@@ -108,7 +111,7 @@ def generate_diffusion_cond(
             model, batch_size, conditioning, conditioning_tensors, negative_conditioning, negative_conditioning_tensors
         )
         check_masks_given(model, conditions)
-        known = job.known(None, None, reference_audio)
+        known = job.known(None, None, reference_audio) if known is None else job.checked(known)
         field = guided_field(model, conditions, negative, guidance, cfgpp=job.sampler.cfgpp, known=known)
         return job.run(field, callback, return_latents=return_latents, known=known)
 

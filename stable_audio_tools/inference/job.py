@@ -124,6 +124,13 @@ class Job:
         told = tuple(self._reference(given, scale, place) for given, scale in pairs)
         return Known(latents, (keep == 1).to(place), told).whole(model.model.frames_per_token)
 
+    def checked(self, known: Known) -> Known:
+        """What was made elsewhere; raises ValueError where it is of other clips."""
+        expected = (len(self.streams), self.model.io_channels, self.frames)
+        if known.latents.shape != expected:
+            raise ValueError(f"known is of latents {tuple(known.latents.shape)}, and the clips are {expected}")
+        return known
+
     def _reference(self, audio: GivenAudio, time_scale: float, place: torch.device) -> Reference:
         """As long as the audio is, up to a whole number of what the model makes as one."""
         rate, signal = audio

@@ -230,9 +230,21 @@ class ConditionPlan:
         Args:
             encode: audio of a reference (1, channels, samples) to latents (1, C, R).
         """
+        told = [(torch.rand(len(batch.mask)) < condition.probability).to(batch.mask.device) for condition in self.conditions]
+        return self._told(batch, encode, told)
+
+    def draw_in_turn(self, batch: LatentBatch, encode: Encode) -> Known:
+        """As `draw`, but each example is told by one of the frame conditions, in turn, and by all references."""
+        place = torch.arange(len(batch.mask), device=batch.mask.device)
+        frames = [number for number, condition in enumerate(self.conditions) if isinstance(condition, FrameCondition)]
+        everyone = torch.ones_like(place, dtype=torch.bool)
+        told = [place % len(frames) == frames.index(number) if number in frames else everyone for number in range(len(self.conditions))]
+        return self._told(batch, encode, told)
+
+    def _told(self, batch: LatentBatch, encode: Encode, everyone: Sequence[Tensor]) -> Known:
+        """What is known where each condition tells the examples (B,) that it is to."""
         real, keep, references = batch.mask, torch.zeros_like(batch.mask), []
-        for condition in self.conditions:
-            told = (torch.rand(len(real)) < condition.probability).to(real.device)
+        for condition, told in zip(self.conditions, everyone, strict=True):
             if isinstance(condition, FrameCondition):
                 keep = keep | (condition.keep(real, self.rate, batch.metadata) & told[:, None])
             elif isinstance(condition, ReferenceCondition):

@@ -30,7 +30,7 @@ from stable_audio_tools.models.config import (
     LanguageModel,
 )
 from stable_audio_tools.training.autoencoder_teacher import teacher_config, teacher_problems
-from stable_audio_tools.training.conditions import ReferenceCondition
+from stable_audio_tools.training.conditions import FrameCondition, ReferenceCondition
 from stable_audio_tools.training.sections import (
     AutoencoderTrainingConfig,
     DenoisingTrainingConfig,
@@ -152,6 +152,9 @@ class BaseDiffusionCondRun(BaseDiffusionCondModel):
             return
         for index, condition in enumerate(conditions):
             path = ("training", "conditions", index)
+            if self.training.inpainting is not None and isinstance(condition, FrameCondition):
+                message = "the model would be told of frames twice: training.inpainting tells it already"
+                yield Problem(path, message, "remove one of the two")
             for problem in condition.problems(self.sample_size / self.sample_rate):
                 yield replace(problem, path=(*path, *problem.path))
             if isinstance(condition, ReferenceCondition) and not getattr(params, "sees_all", False):

@@ -19,6 +19,7 @@ from stable_audio_tools.training.config import (
     parse_run_config,
 )
 from stable_audio_tools.training.demos.base import DemoCallback
+from stable_audio_tools.training.demos.known import DiffusionCondKnownDemoCallback
 from stable_audio_tools.training.diffusion import (
     DiffusionAutoencoderDemoCallback,
     DiffusionAutoencoderTrainingWrapper,
@@ -75,6 +76,8 @@ def create_demo_callback_from_config(model_config: Mapping[str, Any] | AnyRun, d
         case BaseDiffusionCondRun() if config.training.inpainting is not None:
             masks = config.training.inpainting.mask_kwargs
             return DiffusionCondInpaintDemoCallback(config.training.demo, masks, sample_size=config.sample_size, **kwargs)
+        case BaseDiffusionCondRun() if config.training.conditions:
+            return DiffusionCondKnownDemoCallback(config.training.demo, sample_size=config.sample_size, **kwargs)
         case BaseDiffusionCondRun():
             return DiffusionCondDemoCallback(config.training.demo, sample_size=config.sample_size, **kwargs)
         case DiffusionAutoencoderRun():

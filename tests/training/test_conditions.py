@@ -247,3 +247,40 @@ def test_networks_that_cannot_are_told_what_to_change():
     assert "training.conditions[0]" in message and "causal" in message
     arc = {"discriminator": {"type": "conv", "dit_hidden_layer": 1}, "use_model_as_discriminator": True}
     assert "conditions" in refusal(training={**first, "arc": arc})
+
+
+# demos
+
+
+@pytest.mark.slow
+def test_demos_show_what_was_given_and_what_was_made(tmp_path):
+    from stable_audio_tools.training import create_demo_callback_from_config
+
+    ends = [{"type": "prefix", "frames": 40, "probability": 0.1}, {"type": "suffix", "frames": 30}]
+    like = {"type": "reference", "source": "like", "probability": 0.5}
+    config = configs.text_to_audio(
+        conditions=[*ends, like], demo={"demo_every": 1, "demo_steps": 2, "num_demos": 3, "demo_cfg_scales": [2.0]}
+    )
+    module = wrapper(config)
+    audio, metadata = next(iter(batches(config, 4, 8, shuffle=False)))
+    metadata = tuple({**item, "like": torch.sin(torch.arange(160 * (1 + index)) / 9.0)[None]} for index, item in enumerate(metadata))
+    callback = create_demo_callback_from_config(config, demo_dl=[(audio, metadata)], folder=tmp_path)
+    demos = callback.render(module)
+    kinds = [demo.kind for demo in demos]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"original": 3, "masked": 3, "condition": 3, "generated": 3}
+    of = {kind: [demo.audio for demo in demos if demo.kind == kind] for kind in kinds}
+    assert torch.equal(of["masked"][0][:, :640], audio[0][:, :640]) and not of["masked"][0][:, 640:].any()
+    assert torch.equal(of["generated"][0].cpu()[:, :640], audio[0][:, :640])
+    real = metadata[1]["padding_mask"].sum() if "padding_mask" in metadata[1] else audio.shape[-1]
+    begin = int(real) // 16 * 16 - 480
+    assert torch.equal(of["generated"][1].cpu()[:, begin : begin + 480], audio[1][:, begin : begin + 480])
+    assert torch.equal(of["condition"][1][:, :320], metadata[1]["like"]) and of["condition"][2].shape[-1] == 480
+    again = callback.render(module)
+    assert all(torch.equal(a.audio, b.audio) for a, b in zip(demos, again, strict=True))
+
+
+def test_frames_are_told_once():
+    config = configs.inpainting(conditions=[{"type": "first_frame"}])
+    config["model"]["diffusion"]["config"] |= {"global_cond_type": "adaLN"}
+    with pytest.raises(ConfigError, match=r"told of frames twice"):
+        parse_run_config(config)

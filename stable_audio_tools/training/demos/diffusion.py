@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from stable_audio_tools.diffusion.known import Known
 from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_uncond, isolated_generators
 from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.conditioners.routing import resize_signal
@@ -80,11 +81,17 @@ class DiffusionCondDemoCallback(DemoCallback):
         return () if self.config.demo_cond_from_batch else list(self.config.demo_cond)
 
     def _generated(
-        self, module: Any, metadata: Metadata, *, conditioning: Metadata | None = None, tensors: Mapping[str, Condition] | None = None
+        self,
+        module: Any,
+        metadata: Metadata,
+        *,
+        conditioning: Metadata | None = None,
+        tensors: Mapping[str, Condition] | None = None,
+        known: Known | None = None,
     ) -> list[Demo]:
         """The audio that conditions hold, and a demo of each item at each guidance scale, alone and with it."""
         heard = [(display, self._heard(module, metadata, display)) for display in self.config.displays]
-        groups = [_group(index, each) for index, each in enumerate(metadata)]
+        groups = [group_of(index, each) for index, each in enumerate(metadata)]
         made = [Demo(f"{g}, {d.id}", clip, "condition", g) for d, clips in heard for g, clip in zip(groups, clips, strict=True)]
         for scale in self.config.demo_cfg_scales:
             audio = generate_diffusion_cond(
@@ -98,6 +105,7 @@ class DiffusionCondDemoCallback(DemoCallback):
                 seed=self.config.seed,
                 device=module.device,
                 sampler_type=self.config.sampler_type,
+                known=known,
             )
             made += [self._demo(index, each, audio[index], scale) for index, each in enumerate(metadata)]
             for display, clips in heard:
@@ -117,12 +125,12 @@ class DiffusionCondDemoCallback(DemoCallback):
         return [audio.float().sum(0) for audio in clips]
 
     def _mixed(self, index: int, condition: Mapping[str, Any], generated: Tensor, audio: Tensor, scale: float, name: str) -> Demo:
-        group, length = _group(index, condition), min(generated.shape[-1], audio.shape[-1])
+        group, length = group_of(index, condition), min(generated.shape[-1], audio.shape[-1])
         both = generated.cpu()[:, :length] + audio.cpu()[:, :length]
         return Demo(f"{group}, with {name}, cfg {scale:g}", both, "mix", group, condition.get("prompt"), scale, self.config.seed)
 
     def _demo(self, index: int, condition: Mapping[str, Any], audio: Tensor, scale: float) -> Demo:
-        group = _group(index, condition)
+        group = group_of(index, condition)
         info = {k: v for k, v in condition.items() if k != "prompt" and isinstance(v, str | int | float)}
         return Demo(f"{group}, cfg {scale:g}", audio, "generated", group, condition.get("prompt"), scale, self.config.seed, info)
 
@@ -149,7 +157,7 @@ class DiffusionCondDemoCallback(DemoCallback):
         originals = []
         for index, (clip, (signal, metadata)) in enumerate(zip(audio, clips, strict=True)):
             real = int(padding_mask([metadata], signal[None]).sum()) * clip.shape[-1] // signal.shape[-1]
-            group = _group(index, metadata)
+            group = group_of(index, metadata)
             originals.append(Demo(f"{group}, original", clip[:, :real], "original", group, metadata.get("prompt")))
         return originals
 
@@ -184,10 +192,11 @@ class DiffusionCondInpaintDemoCallback(DiffusionCondDemoCallback):
         return self._originals(clips, audio) + given + self._generated(module, shown, tensors=conditions)
 
     def _given(self, clips: Clips, audio: Tensor) -> list[Demo]:
-        titles = [_group(index, metadata) for index, (_, metadata) in enumerate(clips)]
+        titles = [group_of(index, metadata) for index, (_, metadata) in enumerate(clips)]
         return [Demo(f"{title}, given", clip, "masked", title) for title, clip in zip(titles, audio, strict=True)]
 
 
-def _group(index: int, metadata: Mapping[str, Any]) -> str:
+def group_of(index: int, metadata: Mapping[str, Any]) -> str:
+    """What demos of one item are shown under."""
     prompt = metadata.get("prompt")
     return f"{index + 1}. {prompt}" if prompt else f"{index + 1}"
