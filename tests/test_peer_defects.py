@@ -396,6 +396,26 @@ ROWS: dict[str, tuple[str, ...]] = {
         "training/test_latent_data.py::test_latents_of_another_encoder_are_refused_with_both_named",
         "training/test_latent_data.py::test_audio_and_latents_are_not_taken_for_each_other",
     ),
+    "Page: inputs reach the handler by their position in a list": (
+        ELSEWHERE,
+        "interface/test_interface_form.py::test_values_are_matched_by_name_whatever_their_order",
+        "interface/test_interface_page.py::test_changing_the_model_keeps_what_both_ask_for",
+    ),
+    "Page: every visitor's clip is one output.wav in the working folder": (
+        ELSEWHERE,
+        "interface/test_interface_studio.py::test_visitors_write_into_folders_of_their_own_and_nowhere_else",
+        "interface/test_interface_page.py::test_no_other_file_is_served_and_nothing_is_written_elsewhere",
+    ),
+    "Page: prompts become parts of a shell command": (
+        ELSEWHERE,
+        "interface/test_interface_studio.py::test_a_prompt_is_no_part_of_a_path",
+        "interface/test_interface_studio.py::test_clips_can_be_had_in_other_formats_and_no_other_file_can",
+    ),
+    "Page: unconditional models and language models fail on it, and only some settings of a model are on it": (
+        ELSEWHERE,
+        "interface/test_interface_studio.py::test_a_clip_of_every_kind_is_made_and_the_command_line_repeats_it",
+        "interface/test_interface_form.py::test_every_condition_of_the_config_is_asked_for_with_its_range",
+    ),
     "S14 importing or generating changes global settings": (HERE + "test_no_global_setting_of_torch_is_touched",),
 }
 

@@ -205,8 +205,10 @@ function tell(problem) {
 
 function build(spec) {
   const kept = Object.fromEntries(Object.entries(controls).map(([name, control]) => [name, { kind: control.kind, value: control.read() }]));
+  const focused = document.activeElement?.id;
   tell(spec.problem || '');
   controls = {};
+  root.dataset.model = spec.model || '';
   const grid = (entries) => make('div', { className: 'sat-grid' }, ...entries.map(field));
   const entries = spec.entries || [];
   const nodes = [make('p', { className: 'sat-facts', textContent: spec.facts || '' }), grid(entries.filter((entry) => entry.group === 'main'))];
@@ -220,6 +222,7 @@ function build(spec) {
     const own = ['seconds', 'steps', 'cfg_scale', 'sampler'].includes(name);
     if (!own && controls[name]?.kind === old.kind && old.value !== null) controls[name].write(old.value);
   }
+  if (focused?.startsWith('set-')) document.getElementById(focused)?.focus();
   controls.region?.redraw();
   commit();
 }

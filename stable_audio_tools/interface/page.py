@@ -116,7 +116,7 @@ def _spec(studio: Studio, model: str | None, adapters: list[str]) -> dict[str, A
         form = studio.form(model)
     except Exception as error:  # noqa: BLE001 - `sentence` logs what nobody expected
         return {"problem": sentence(error)}
-    return {"facts": form.facts, "entries": [asdict(entry) for entry in (*form.entries, *map(_strength, adapters))]}
+    return {"model": model, "facts": form.facts, "entries": [asdict(entry) for entry in (*form.entries, *map(_strength, adapters))]}
 
 
 def _strength(path: str) -> Entry:
