@@ -80,15 +80,18 @@ def test_worse_damage_is_farther_for_every_distance_and_embedder(damage):
         assert 0 < values[0] < values[1] < values[2], (name, values)
 
 
-@pytest.mark.slow
-def test_two_halves_of_one_dataset_are_within_what_one_source_gives():
+@pytest.mark.parametrize(
+    ("halves", "share"), [pytest.param(5, 0.7, marks=pytest.mark.slow), pytest.param(40, 0.88, marks=pytest.mark.exhaustive)]
+)
+def test_two_halves_of_one_dataset_are_within_what_one_source_gives(halves, share):
+    """For 95 of 100 pairs of halves; the numbers of one pair go together, so few pairs may show fewer."""
     inside, held = [], []
-    for seed in range(1, 6):
-        found = distances(clips(seed), clips(seed + 20), "frechet", "kernel", "kad", bootstrap=Bootstrap(80))
+    for seed in range(1, halves + 1):
+        found = distances(clips(seed), clips(seed + 60), "frechet", "kernel", "kad", bootstrap=Bootstrap(100))
         inside += [of.same_source[0] <= of.value <= of.same_source[1] for of in found.values()]
         held += [of.low <= 0 <= of.high for name, of in found.items() if not name.startswith("frechet")]
-    assert sum(inside) / len(inside) >= 0.85, "95 % of the time, and the six numbers of one pair of halves go together"
-    assert sum(held) / len(held) >= 0.85, "the distances without bias have 0 in their intervals"
+    assert sum(inside) / len(inside) >= share
+    assert sum(held) / len(held) >= 0.9, "the distances without bias have 0 in their intervals"
 
 
 def test_two_halves_of_a_few_clips_are_within_and_noise_is_not():
