@@ -130,6 +130,7 @@ ROWS: dict[str, tuple[str, ...]] = {
         "training/test_diffusion_inpainting.py::test_validation_masks_differ_by_batch_and_not_by_time",
         "training/test_host.py::test_validation_is_the_same_twice",
         "training/test_evaluation_metrics.py::test_metrics_are_of_the_sampling_weights_and_a_monitor_sees_them",
+        "training/test_evaluation_in_training.py::test_lightnings_own_callbacks_find_it",
     ),
     "D13, R PESQ is not defined, and its arguments are exchanged": (
         ELSEWHERE,

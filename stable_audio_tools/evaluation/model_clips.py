@@ -118,16 +118,31 @@ def made_pairs(
     """
     first = 0
     for audio, metadata in batches:
-        audio, metadata = audio[: count - first], list(metadata)[: count - first]
-        made = _made(
-            model, audio, metadata, [derive_seed(sampling.seed, first + i) for i in range(len(audio))], sampling, sample_size, progress
-        )
-        for real, clip, item in zip(audio.float().cpu(), made.float().cpu(), metadata, strict=True):
-            length = real_length(item, real.shape[-1])
-            yield Pair(real[:, :length], clip[:, :length], item)
+        batch = audio[: count - first], list(metadata)[: count - first]
+        yield from paired_up(batch, made_clips(model, batch, first, sampling, sample_size, progress))
         first += len(audio)
         if first >= count:
             return
+
+
+def made_clips(
+    model: nn.Module, batch: Batch, first: int, sampling: Sampling, sample_size: int, progress: Progress = UNHEARD
+) -> list[Tensor]:
+    """What the model makes for a batch whose items are number `first` and on: (C, T) each, as long as the item without padding.
+
+    Raises:
+        ConfigError: metadata that do not suffice.
+    """
+    audio, metadata = batch
+    seeds = [derive_seed(sampling.seed, first + index) for index in range(len(audio))]
+    made = _made(model, audio, list(metadata), seeds, sampling, sample_size, progress).float().cpu()
+    return [clip[:, : real_length(item, audio.shape[-1])] for clip, item in zip(made, metadata, strict=True)]
+
+
+def paired_up(batch: Batch, made: Sequence[Tensor]) -> list[Pair]:
+    """The items of a batch, each with what was made for it."""
+    items = zip(batch[0].float().cpu(), made, batch[1], strict=True)
+    return [Pair(real[:, : real_length(metadata, real.shape[-1])], clip, metadata) for real, clip, metadata in items]
 
 
 def real_length(metadata: Mapping[str, Any], length: int) -> int:
@@ -149,7 +164,6 @@ def _made(
     progress: Progress,
 ) -> Tensor:
     """(B, C, T) of a batch."""
-
     progress.begin(len(seeds))
     if isinstance(model, AudioAutoencoder):
         return reconstruct(model, (model.sample_rate, audio), steps=sampling.steps, seed=seeds, callback=progress)

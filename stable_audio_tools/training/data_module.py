@@ -96,6 +96,7 @@ class AudioDataModule(pl.LightningDataModule):
         if stage == "test" and self.test_config is not None:
             self._test = self._loader(run, self.test_config, workers, shuffle=False)
         if stage == "fit" and run.training.evaluation is not None:
+            run.training.evaluation.try_embedder()
             self._evaluation = self._evaluated(run, run.training.evaluation)
 
     def _evaluated(self, run: AnyRun, asked: PeriodicEvaluationConfig) -> AudioLoader:

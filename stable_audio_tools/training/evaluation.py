@@ -10,12 +10,13 @@ from pydantic import Field
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.evaluation.comparison import Need
-from stable_audio_tools.evaluation.embedders import check_embedder_name
+from stable_audio_tools.evaluation.embedders import build_embedder, check_embedder_name
 from stable_audio_tools.evaluation.metrics import choose_metrics
 from stable_audio_tools.evaluation.model_clips import Sampling
 
 LACKING = {"steps": "a sampler", "cfg_scale": "guidance"}
 DESCRIPTIVE = ("statistics", "memorisation")  # not measured unless asked for: many numbers, or much time
+OWN = "latents"  # the embedder that is the model's own, where no other is named
 NUM_CLIPS = 64  # chosen: enough to rank the steps of one training by log-mel statistics; a final figure takes more
 
 
@@ -55,9 +56,9 @@ class PeriodicEvaluationConfig(StrictModel):
         there = [need for need, met in possible.items() if met]
         for index, name in enumerate(self.metrics or ()):
             yield from (Problem(("metrics", index), found.message, found.fix, name) for found in _found(choose_metrics, [name], there))
-        name, _, path = self.embedder.partition(":")
+        name = self.embedder.partition(":")[0]
         yield from (Problem(("embedder",), found.message, found.fix, self.embedder) for found in _found(check_embedder_name, name))
-        if reconstructs and name == "latents" and not path:
+        if reconstructs and self.embedder == OWN:
             message = "the autoencoder's latents change as it trains, so numbers of two steps would not compare"
             yield Problem(("embedder",), message, 'name another autoencoder: "latents:FILE"', self.embedder)
 
@@ -69,6 +70,14 @@ class PeriodicEvaluationConfig(StrictModel):
         """
         names = choose_metrics(self.metrics, there)
         return [name for name in names if self.metrics is not None or name not in DESCRIPTIVE]
+
+    def try_embedder(self) -> None:
+        """
+        Raises:
+            ConfigError: its package or weights are not there, or cannot be used.
+        """
+        if self.embedder != OWN:
+            build_embedder(self.embedder)
 
     def sampling(self, demo: Any) -> Sampling:
         """How clips are made: as demos, where nothing else is said."""

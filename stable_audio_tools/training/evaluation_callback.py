@@ -1,9 +1,9 @@
 """Measures the weights in training every N train steps: `training.evaluation`.
 
-As demos, an evaluation is made on rank 0 from the sampling weights (EMA where there are any), with random numbers of its own; where
-weights are shared out among processes, all of them make the same. What it measures is logged as `eval/<name>`, which `--monitor` may
-name, and added as a line to `evaluations.jsonl`. Written policy: an evaluation that fails is logged with its traceback, and training
-goes on.
+The clips are made from the sampling weights (EMA where there are any), with random numbers of their own, and are shared out among the
+processes; where weights are shared out, all processes make all clips. The first process measures them. What it finds is logged as
+`eval/<name>`, which `--monitor` may name, and added as a line to `evaluations.jsonl`. Written policy: an evaluation that fails in some
+process is logged with its traceback, and training goes on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -24,13 +24,23 @@ from stable_audio_tools.models.atomic_file import atomic_file
 from stable_audio_tools.training.demos.base import isolated_random_state
 from stable_audio_tools.training.monitor import EVALUATED
 from stable_audio_tools.training.parallel import FullyShardedStrategy
+from stable_audio_tools.training.rank_state import gathered_by_first
 from stable_audio_tools.training.stop_signals import Interrupted, interruptible
 
 log = logging.getLogger(__name__)
 
 FILE = "evaluations.jsonl"
-Evaluate = Callable[[Any, Callable[[], None]], Sequence[Measure]]
-"""Measures a training module's sampling weights; calls what it is given whenever it gets on."""
+T = TypeVar("T")
+
+
+class Evaluation(Protocol):
+    """What is measured of a training module's sampling weights, in two steps."""
+
+    def make(self, module: Any, rank: int, world_size: int, moved: Callable[[], None]) -> list[Any]:
+        """This process's share of what is to be measured; `moved` is called whenever it gets on."""
+
+    def measure(self, module: Any, shares: Sequence[list[Any]]) -> Sequence[Measure]:
+        """All measures, from the shares of all processes, in the order of ranks."""
 
 
 class EvaluationCallback(pl.Callback):
@@ -38,7 +48,6 @@ class EvaluationCallback(pl.Callback):
 
     Args:
         every: train steps between two evaluations.
-        evaluate: what is measured; see `Evaluate`.
         folder: of the run; `evaluations.jsonl` goes there.
         judge: told of each evaluation that did not fail, on every rank: the trainer, the module, and the values by name.
         moved: called whenever the evaluation gets on, so that nobody takes it for a standstill.
@@ -47,13 +56,13 @@ class EvaluationCallback(pl.Callback):
     def __init__(
         self,
         every: int,
-        evaluate: Evaluate,
+        evaluation: Evaluation,
         folder: Path,
         *,
         judge: Callable[[pl.Trainer, Any, Mapping[str, float]], None] | None = None,
         moved: Callable[[str], None] | None = None,
     ):
-        self.every, self.evaluate, self.path = every, evaluate, folder / FILE
+        self.every, self.evaluation, self.path = every, evaluation, folder / FILE
         self.judge, self.moved = judge, moved
         self._last: int | None = None
 
@@ -85,10 +94,18 @@ class EvaluationCallback(pl.Callback):
             self.judge(trainer, module, values)
 
     def _measured(self, trainer: pl.Trainer, module: Any) -> list[Measure] | None:
-        """None on ranks that have no part in it, and where it failed."""
+        """On the first process; None elsewhere, and where something failed."""
         together = isinstance(trainer.strategy, FullyShardedStrategy)
-        if not trainer.is_global_zero and not together:
+        rank, world_size = (0, 1) if together else (trainer.global_rank, trainer.world_size)
+        share = self._tried(module, lambda: self.evaluation.make(module, rank, world_size, self._moved), together=together)
+        shares = [share] if world_size == 1 else gathered_by_first(share)
+        good = [each for each in shares if each is not None]
+        if not trainer.is_global_zero or len(good) < world_size:
             return None
+        return self._tried(module, lambda: list(self.evaluation.measure(module, good)), together=together)
+
+    def _tried(self, module: Any, work: Callable[[], T], *, together: bool) -> T | None:
+        """None: it failed, or was given up. Processes that wait for each other inside of it end it together."""
         try:
             with (
                 torch.no_grad(),
@@ -96,7 +113,7 @@ class EvaluationCallback(pl.Callback):
                 evaluation_mode(module.sampling_model),
                 interruptible(lambda: module.told_to_stop and not together),
             ):
-                return list(self.evaluate(module, self._moved))
+                return work()
         except Interrupted:
             log.info("the evaluation at step %d is left out, since training is to end", module.train_step)
         except Exception:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from stable_audio_tools.evaluation.embedders import build_embedder
+from stable_audio_tools.evaluation.embedders import Embedder, build_embedder
 from stable_audio_tools.evaluation.measure import Measure
 from stable_audio_tools.evaluation.metrics import measure
-from stable_audio_tools.evaluation.model_clips import Batch, compared, made_pairs, reconstructs
+from stable_audio_tools.evaluation.model_clips import Batch, compared, made_clips, paired_up, reconstructs
 from stable_audio_tools.models.lm import AudioLanguageModel
 from stable_audio_tools.training.config import AnyRun
-from stable_audio_tools.training.evaluation import NUM_CLIPS
+from stable_audio_tools.training.evaluation import NUM_CLIPS, OWN
 from stable_audio_tools.training.prepare import to_latents, unpacked
 from stable_audio_tools.training.strategies.next_token import stored_tokens
 
@@ -34,7 +34,7 @@ class Moving:
 
 
 class ModuleEvaluation:
-    """Called with a training module, it measures what `training.evaluation` asks for.
+    """What `training.evaluation` asks for, of a training module.
 
     The items and their order are the same every time, and so is the noise: two evaluations differ by the weights alone.
 
@@ -46,34 +46,46 @@ class ModuleEvaluation:
     def __init__(self, run: AnyRun, batches: Iterable[Batch]):
         assert run.training.evaluation is not None
         self.run, self.section, self.batches = run, run.training.evaluation, batches
-        self._kept: list[Batch] | None = None
+        self.sampling = self.section.sampling(run.training.demo)
+        self._kept: list[Batch] = []
+        self._embedder: Embedder | None = None
 
-    def __call__(self, module: Any, moved: Callable[[], None]) -> list[Measure]:
-        """
-        Args:
-            moved: called whenever the model gets on, and before the clips are measured.
-        """
-        model, sampling = module.sampling_model, self.section.sampling(self.run.training.demo)
-        count = self.section.num_clips or NUM_CLIPS
-        if self._kept is None:
-            self._kept = self._first(module, count)
-        pairs = list(made_pairs(model, self._kept, count, sampling, self.run.sample_size, Moving(moved)))
-        moved()
+    def make(self, module: Any, rank: int, world_size: int, moved: Callable[[], None]) -> list[list[Tensor]]:
+        """The clips of every `world_size`-th batch, from number `rank` on."""
+        self._kept = self._kept or self._first(module)
+        numbers = range(rank, len(self._kept), world_size)
+        return [self._clips(module.sampling_model, number, Moving(moved)) for number in numbers]
+
+    def _clips(self, model: nn.Module, number: int, progress: Moving) -> list[Tensor]:
+        first = number * self.section.batch_size
+        return made_clips(model, self._kept[number], first, self.sampling, self.run.sample_size, progress)
+
+    def measure(self, module: Any, shares: Sequence[list[list[Tensor]]]) -> list[Measure]:
+        made = [shares[index % len(shares)][index // len(shares)] for index in range(len(self._kept))]
+        pairs = [pair for batch, clips in zip(self._kept, made, strict=True) for pair in paired_up(batch, clips)]
         comparison = compared(
             pairs,
             self.run.sample_rate,
             paired=reconstructs(self.run),
-            embedders=[build_embedder(self.section.embedder, model, str(module.device))],
-            recipe={**sampling.to_dict(), "train_step": module.train_step},
+            embedders=[self._built(module)],
+            recipe={**self.sampling.to_dict(), "train_step": module.train_step},
         )
         return measure(self.section.chosen(comparison.needs_met), comparison)
 
-    def _first(self, module: Any, count: int) -> list[Batch]:
-        """The first batches, as audio on the CPU."""
-        batches = -(-count // self.section.batch_size)
+    def _built(self, module: Any) -> Embedder:
+        """The embedder; one with weights of its own is kept."""
+        if self.section.embedder == OWN:
+            return build_embedder(OWN, module.sampling_model)
+        self._embedder = self._embedder or build_embedder(self.section.embedder, device=str(module.device))
+        return self._embedder
+
+    def _first(self, module: Any) -> list[Batch]:
+        """The first batches, as audio on the CPU, with as many items in all as there are to be."""
+        count, size = self.section.num_clips or NUM_CLIPS, self.section.batch_size
         stored = self.section.dataset is None and getattr(module, "pre_encoded", False)
-        found = islice(map(unpacked, self.batches), batches)
-        return [(_decoded(module.sampling_model, signal) if stored else signal, metadata) for signal, metadata in found]
+        found = enumerate(islice(map(unpacked, self.batches), -(-count // size)))
+        parts = ((signal[: count - index * size], metadata[: count - index * size]) for index, (signal, metadata) in found)
+        return [(_decoded(module.sampling_model, signal) if stored else signal, metadata) for signal, metadata in parts]
 
 
 def _decoded(model: Any, signal: Tensor) -> Tensor:

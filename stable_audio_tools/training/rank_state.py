@@ -25,6 +25,15 @@ def gathered(own: Any) -> list[Any]:
     return found
 
 
+def gathered_by_first(own: Any) -> list[Any]:
+    """As `gathered`, on the first process alone, which spares the others what may be large; they get nothing."""
+    if not distributed.is_available() or not distributed.is_initialized():
+        return [own]
+    found: list[Any] | None = [None] * distributed.get_world_size() if distributed.get_rank() == 0 else None
+    distributed.gather_object(own, found)
+    return found or []
+
+
 def rank_state(strategy: nn.Module, **more: Any) -> dict[str, Any]:
     """What this process has for itself, with `more` that the caller will restore, on the CPU."""
     return move_data_to_device({"rng": rng_state(), "strategy": _extra_states(strategy), **more}, "cpu")

@@ -172,8 +172,8 @@ class TrainingRun:
             return []
         judge = monitor.judge if monitor is not None and monitor.goal.is_evaluated else None
         moved = watchdog.moved if watchdog is not None else None
-        evaluate = ModuleEvaluation(self.settings.config, clips)
-        return [EvaluationCallback(asked.every, evaluate, self.folder, judge=judge, moved=moved)]
+        evaluation = ModuleEvaluation(self.settings.config, clips)
+        return [EvaluationCallback(asked.every, evaluation, self.folder, judge=judge, moved=moved)]
 
     def _loggers(self) -> list[Any]:
         settings = self.settings

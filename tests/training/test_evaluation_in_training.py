@@ -25,6 +25,7 @@ from stable_audio_tools.training.data_module import AudioDataModule
 from stable_audio_tools.training.evaluation_callback import FILE, EvaluationCallback, forget_after
 from stable_audio_tools.training.module_evaluation import ModuleEvaluation
 from stable_audio_tools.training.monitor import Goal, ValidationMonitor
+from stable_audio_tools.training.parallel import FullyShardedStrategy
 
 KINDS = {
     "text_to_audio": configs.text_to_audio,
@@ -64,12 +65,15 @@ class Told:
     def __init__(self, *said):
         self.said = iter(said)
 
-    def __call__(self, module, moved):
+    def make(self, module, rank, world_size, moved):
+        torch.rand(7)  # as sampling does
+        assert not module.sampling_model.model.training and not torch.is_grad_enabled()
+        return [rank]
+
+    def measure(self, module, shares):
         value = next(self.said)
         if isinstance(value, Exception):
             raise value
-        torch.rand(7)  # as sampling does
-        assert not module.sampling_model.model.training and not torch.is_grad_enabled()
         return [Measure("score", value, value - 1, value + 1, 4, {"clips": "none"}, "lower")]
 
 
@@ -147,7 +151,7 @@ def test_a_resumed_run_drops_what_lies_ahead_of_it(tmp_path):
     forget_after(tmp_path / "none", 4)
 
 
-def two_ranks(config, folder, with_evaluation):
+def two_ranks(config, folder, *callbacks, sharded=False):
     """On one of two ranks: training losses, and what Lightning's table holds of the evaluation."""
     seen = []
 
@@ -155,19 +159,52 @@ def two_ranks(config, folder, with_evaluation):
         def on_train_batch_end(self, trainer, module, *rest):
             seen.append({k: float(v).hex() for k, v in trainer.callback_metrics.items() if k.startswith("eval/")})
 
-    callbacks = [evaluation(config, folder)] if with_evaluation else []
-    _, losses, _ = train(config, batches(config, 2, 16), folder, *callbacks, Look(), steps=4, processes=2)
+    machine = {"strategy": FullyShardedStrategy()} if sharded else {}
+    _, losses, _ = train(config, batches(config, 2, 16), folder, *callbacks, Look(), steps=4, processes=2, **machine)
     return [row for row in losses if row], seen
 
 
+def evaluated_by_two(config, folder, sharded):
+    return two_ranks(config, folder, evaluation(config, folder), sharded=sharded)
+
+
+class Broken(Told):
+    """Fails on the second rank, the first time."""
+
+    def make(self, module, rank, world_size, moved):
+        if rank and module.train_step == 2:
+            raise RuntimeError("no such sound")
+        return super().make(module, rank, world_size, moved)
+
+
+def evaluated_by_one_of_two(config, folder):
+    return two_ranks(config, folder, EvaluationCallback(2, Broken(1.0, 2.0), folder))
+
+
 @pytest.mark.slow
-def test_two_processes_agree_on_one_evaluation(ranks, tmp_path):
-    config = evaluated(configs.text_to_audio())
-    (losses, seen), (_, others) = ranks(two_ranks, config, tmp_path, True)
-    assert seen == others and len(seen[-1]) >= 2 and seen[1] != seen[3]
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp"])
+def test_two_processes_share_one_evaluation(sharded, ranks, tmp_path):
+    """The learning rate is 0, so the weights, and with them what is measured, are those of a single process."""
+    still = {"diffusion": {"optimizer": {"type": "SGD", "config": {"lr": 0.0}}}}
+    config = evaluated(configs.text_to_audio(optimizer_configs=still), num_clips=7, batch_size=2)
+    del config["training"]["learning_rate"]
+    (losses, seen), (_, others) = ranks(evaluated_by_two, config, tmp_path, sharded)
+    assert seen == others and len(seen[-1]) >= 2
     assert [line["step"] for line in lines(tmp_path)] == [2, 4], "written by one of them"
-    (alone, _), _ = ranks(two_ranks, config, tmp_path / "alone", False)
-    assert losses == alone
+    if not sharded:
+        (alone, _), _ = ranks(two_ranks, config, tmp_path / "alone")
+        assert losses == alone
+
+    (tmp_path / "one").mkdir()
+    train(config, batches(config, 2, 16), tmp_path / "one", evaluation(config, tmp_path / "one"), steps=4)
+    one, two = values(lines(tmp_path / "one")[-1]), values(lines(tmp_path)[-1])
+    assert one.keys() == two.keys() and all(two[name] == pytest.approx(one[name], rel=1e-3) for name in one)
+
+
+@pytest.mark.slow
+def test_a_failure_on_one_rank_leaves_the_evaluation_out_on_both(ranks, tmp_path):
+    (_, seen), (_, others) = ranks(evaluated_by_one_of_two, configs.text_to_audio(), tmp_path)
+    assert seen == others and [line["step"] for line in lines(tmp_path)] == [4] and seen[2] == {}
 
 
 @pytest.mark.slow
@@ -196,6 +233,7 @@ def problems(config, data=None, **options):
         ("unconditional", {"cfg_scale": 3.0}, ("training.evaluation.cfg_scale", "without guidance", "remove it")),
         ("text_to_audio", {"metrics": ["frechett"]}, ("training.evaluation.metrics[0]", "frechett", 'did you mean "frechet"')),
         ("text_to_audio", {"embedder": "logmel"}, ("training.evaluation.embedder", 'did you mean "log_mel"')),
+        ("text_to_audio", {"embedder": "clap:nowhere.pt"}, ("embedder clap", "there is no nowhere.pt")),
         ("text_to_audio", {"every": 0}, ("training.evaluation.every",)),
         ("text_to_audio", {}, ("training.evaluation", "no validation data", "--val-dataset-config")),
         ("text_to_audio", {"dataset": "nowhere.json"}, ("nowhere.json",)),
