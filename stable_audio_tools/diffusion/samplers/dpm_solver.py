@@ -26,17 +26,20 @@ SMALLEST_STEP = 1e-6
 
 @dataclass(frozen=True)
 class _Eps:
-    """The noise predicted at y (B, C, T) and log ratios (B,) of each item, with the clean data beside it."""
+    """The noise predicted at y (B, C, T) and log ratios (B,) of each item, with the clean data beside it.
+
+    dtype: of x, which the field is asked about.
+    """
 
     field: Field
     objective: Objective
+    dtype: torch.dtype
 
     def read(self, y: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(noise, x, x0)."""
-        dtype = torch.promote_types(y.dtype, torch.float32)
         t = torch.tensor([self.objective.level(r) for r in log_ratio.exp().tolist()], dtype=torch.float64)
-        x = _factor(self.objective.alpha_sigma(t)[0], y) * y
-        x0 = self.field(x, t.to(dtype).to(y.device)).x0
+        x = (_factor(self.objective.alpha_sigma(t)[0], y) * y).to(self.dtype)
+        x0 = self.field(x, t.to(y.dtype).to(y.device)).x0
         return (y - x0) / _factor(log_ratio.exp(), y), x, x0
 
     def __call__(self, y: Tensor, log_ratio: Tensor) -> Tensor:
@@ -50,7 +53,7 @@ def k_dpm_fast(
 
     Of the levels, the first and the last one above 0 count; between them steps are even in log r.
     """
-    eps, y, done = _Eps(field, objective), enter(objective, x, ts), 0
+    eps, y, done = _Eps(field, objective, x.dtype), enter(objective, x, ts), 0
     start, end = _ends(objective, ts)
     orders = _orders(_steps_above_zero(ts))
     path = torch.linspace(start, end, len(orders) + 1, dtype=torch.float64)
@@ -86,7 +89,7 @@ def k_dpm_adaptive(
     Raises:
         RuntimeError: no step is short enough, as of a model whose predictions are not finite.
     """
-    eps, y = _Eps(field, objective), enter(objective, x, ts)
+    eps, y = _Eps(field, objective, x.dtype), enter(objective, x, ts)
     start, end = _ends(objective, ts)
     before = y
     here = torch.full((len(x),), start, dtype=torch.float64)
@@ -132,7 +135,7 @@ def _finish(eps: _Eps, y: Tensor, ts: Tensor, callback: Callback | None) -> Tens
     index = _steps_above_zero(ts)
     t = float(ts[index])
     if ts[-1] > 0:
-        return eps.objective.weights(t)[0] * y
+        return (eps.objective.weights(t)[0] * y).to(eps.dtype)
     _, x, x0 = eps.read(y, torch.full((len(y),), math.log(eps.objective.ratio(t)), dtype=torch.float64))
     if callback is not None:
         callback(Step(index, t, x, x0))

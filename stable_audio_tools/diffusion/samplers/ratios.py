@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..objectives import Objective
@@ -15,25 +16,25 @@ from .base import At, Callback, Field, Generators, noise_like, steps
 
 
 def enter(objective: Objective, x: Tensor, ts: Tensor) -> Tensor:
-    """y of the x that a sampler starts from.
+    """y of the x that a sampler starts from, in at least float32, since ratios go beyond what half precision holds.
 
     Raises:
         ValueError: the ratio is infinite there.
     """
     if (start := float(ts[0])) >= 1:
         raise ValueError("this sampler starts below t = 1, where there is some data in the noise; see `ChosenSampler.schedule`")
-    return x / objective.weights(start)[0]
+    return x.to(torch.promote_types(x.dtype, torch.float32)) / objective.weights(start)[0]
 
 
 class RatioField:
-    """The field at states y and levels t."""
+    """The field at states y and levels t. dtype: of x, which the model is asked about."""
 
-    def __init__(self, at: At, objective: Objective):
-        self.at, self.objective = at, objective
+    def __init__(self, at: At, objective: Objective, dtype: torch.dtype):
+        self.at, self.objective, self.dtype = at, objective, dtype
 
     def leave(self, y: Tensor, t: float) -> Tensor:
         """x of y."""
-        return self.objective.weights(t)[0] * y
+        return (self.objective.weights(t)[0] * y).to(self.dtype)
 
     def x0(self, y: Tensor, t: float, step: int | None = None) -> Tensor:
         return self.at(self.leave(y, t), t, step).x0
@@ -48,7 +49,7 @@ def k_heun(
 ) -> Tensor:
     """Second order: the mean of the slopes at both ends of a step, two evaluations. arXiv:2206.00364, algorithm 1."""
     at, path = steps(field, ts, callback)
-    of, ratio = RatioField(at, objective), objective.ratio
+    of, ratio = RatioField(at, objective, x.dtype), objective.ratio
     y = enter(objective, x, ts)
     for index, t, after in path:
         if after == 0:
@@ -63,7 +64,7 @@ def k_dpm_2(
 ) -> Tensor:
     """Second order: the slope at the geometric middle of a step, two evaluations. DPM-Solver-2, arXiv:2206.00927, algorithm 1."""
     at, path = steps(field, ts, callback)
-    of, ratio = RatioField(at, objective), objective.ratio
+    of, ratio = RatioField(at, objective, x.dtype), objective.ratio
     y = enter(objective, x, ts)
     for index, t, after in path:
         if after == 0:
@@ -90,7 +91,7 @@ def k_lms(
         order: how many slopes the polynomial goes through, 1 to 4.
     """
     at, path = steps(field, ts, callback)
-    of, ratio = RatioField(at, objective), objective.ratio
+    of, ratio = RatioField(at, objective, x.dtype), objective.ratio
     y, known = enter(objective, x, ts), list[tuple[float, Tensor]]()
     for index, t, after in path:
         known = [(ratio(t), of.slope(y, t, index)), *known][:order]
@@ -115,7 +116,7 @@ def k_dpmpp_2s_ancestral(
         eta: share of fresh noise: 0 is deterministic, 1 has the variance of ancestral sampling.
     """
     at, path = steps(field, ts, callback)
-    of, ratio = RatioField(at, objective), objective.ratio
+    of, ratio = RatioField(at, objective, x.dtype), objective.ratio
     y = enter(objective, x, ts)
     for index, t, after in path:
         x0 = of.x0(y, t, index)
