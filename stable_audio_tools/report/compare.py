@@ -69,9 +69,14 @@ def build_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
 
 
 def _names(folders: Sequence[RunFolder]) -> list[str]:
-    """The runs' names; where two are the same, with the path."""
-    counts = Counter(folder.name for folder in folders)
-    return [folder.name if counts[folder.name] == 1 else f"{folder.name} ({folder.path})" for folder in folders]
+    """The runs' names; where two are the same, with the folder's, or with all of its path where these are the same, too."""
+    names, ends = (Counter(found) for found in ([folder.name for folder in folders], [folder.path.resolve().name for folder in folders]))
+
+    def unlike(folder: RunFolder) -> str:
+        end = folder.path.resolve().name
+        return f"{folder.name} ({end if ends[end] == 1 else folder.path})"
+
+    return [folder.name if names[folder.name] == 1 else unlike(folder) for folder in folders]
 
 
 def _overlaid(names: Sequence[str], runs: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ class Row {
     this.time = el("span", { class: "time" });
     this.compare = el("button", { type: "button", "aria-pressed": "false", hidden: !original }, "Original");
     this.tour = el("button", { type: "button", hidden: this.own().length < 2 }, "Play all steps");
-    this.versus = el("button", { type: "button", hidden: true, title: "Switch between two of these while they play (x key)" }, "A/B");
+    this.versus = el("button", { type: "button", hidden: true, title: "Switch between two of these while they play (x key)", "aria-label": `A/B of ${heading}` }, "A/B");
     this.facts = el("span");
     this.trouble = el("span", { class: "trouble", role: "status" });
     this.link = el("a", {}, "file");

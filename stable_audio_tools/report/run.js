@@ -7,7 +7,7 @@ function showAge() {
   document.querySelector(".reload").hidden = false;
   $("reload").checked = Boolean(choices.read().reload);
   $("reload").addEventListener("change", () => choices.write({ reload: $("reload").checked }));
-  setInterval(() => $("reload").checked && audio.paused && location.reload(), 30000);
+  setInterval(() => $("reload").checked && audio.paused && !$("ab").open && location.reload(), 30000);
 }
 
 showCharts();

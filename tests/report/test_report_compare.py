@@ -80,10 +80,12 @@ def test_an_original_is_kept_once(page):
     assert [row["run"] for row in rows] == ["narrow"]
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
-    made = [make_run(tmp_path / name, demo_steps=(0,), rows=3) for name in ("x", "y")]
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    made = [make_run(tmp_path / name, demo_steps=(0,), rows=3) for name in ("x", "y", "deep/y")]
+    page = Page(build_comparison(made[:2], tmp_path / "c.html"))
+    assert "Comparison of quick start (x) and quick start (y)" in page.text
     page = Page(build_comparison(made, tmp_path / "c.html"))
-    assert f"quick start ({made[1]})" in page.text
+    assert f"quick start (x)quick start ({made[1]})quick start ({made[2]})" in page.text
 
 
 def test_what_does_not_fit_is_linked_relative_to_the_page(runs, tmp_path, monkeypatch):

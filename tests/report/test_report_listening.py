@@ -7,7 +7,7 @@ import pytest
 from report_browser import Browser, Page
 from report_samples import autoencoder_clips, diffusion_clips, make_run, metrics_lines, run_state, write_demos, write_metrics
 
-from stable_audio_tools.report import build_comparison, build_report
+from stable_audio_tools.report import build, build_comparison, build_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Browser.available(), reason="no chromium on PATH")]
 
@@ -121,6 +121,20 @@ def test_a_click_on_a_spectrogram_plays_that_one_from_there(browser, run_page):
     page.wait("!players[1].paused")
     assert page.run(SOUNDING) == [False, True]
     assert 0.95 < page.run("players[1].currentTime") < 1.6
+
+
+def test_sounds_beside_the_page_are_compared_at_the_loudness_that_training_wrote_down(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "EMBED_BUDGET", 0)
+    path = build_report(make_run(tmp_path / "run", demo_steps=(0, 10), rows=5))
+    assert pair_opened(browser, path, 0).run("$('ab-level').textContent") == "(the loudness of one is not known)"
+    for step, loudness in ((0, -20.0), (10, -26.0)):
+        entries = tmp_path / "run" / "demos" / f"step_{step:08d}" / "demos.json"
+        entries.write_text(json.dumps([entry | {"loudness_lufs": loudness} for entry in json.loads(entries.read_text())]))
+    page = pair_opened(browser, build_report(tmp_path / "run"), 0)
+    assert page.run("$('ab-level').textContent") == "(A is turned down by 6.0 dB)"
+    page.run("startBoth(0)")
+    page.wait("players[0].currentTime > 0.05")
+    assert quiet(page, path)
 
 
 def test_a_blind_test_counts_right_answers_and_says_what_guessing_gives(browser, run_page):
