@@ -1,7 +1,7 @@
 """Generation: clips in one call against one call each, and the memory that decoding takes by its length.
 
     python benchmarks/generation.py batch [--model FOLDER or CONFIG] [--clips 8] [--steps 8] [--cfg-scale 6] [--pairs 5]
-    python benchmarks/generation.py memory [--config model_configs/autoencoder/stable_audio_2_0_vae.json] [--divide 4] [--seconds 30 180]
+    python benchmarks/generation.py memory [--config model_configs/autoencoder/stable_audio_2_0_vae.json] [--divide 8] [--seconds 30 180]
 
 `batch` makes the clips both ways in interleaved pairs, checks that they are the same clips, and counts the network's calls: guidance is
 one call a step of both halves, and a scale of 1 has no second half. `memory` decodes latents of each length in a process of its own,
@@ -43,7 +43,7 @@ def main() -> None:
     batch.set_defaults(run=run_batch)
     memory = commands.add_parser("memory")
     memory.add_argument("--config", default=str(CONFIGS / "autoencoder" / "stable_audio_2_0_vae.json"))
-    memory.add_argument("--divide", type=int, default=4, help="channels by this, so that a CPU decodes in seconds")
+    memory.add_argument("--divide", type=int, default=8, help="channels by this, so that a CPU decodes in seconds")
     memory.add_argument("--seconds", type=float, nargs="+", default=[30.0, 180.0])
     memory.add_argument("--whole", action="store_true")
     memory.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
