@@ -47,10 +47,11 @@ class Guidance:
 
     def for_run(self) -> dict[str, Any]:
         """The model's keyword arguments for one sampling run, whose momentum starts at rest."""
+        low, high = self.cfg_interval  # a list, where it was read from JSON, would not be EVERYWHERE
         return {
             "cfg_scale": self.cfg_scale,
             "scale_phi": self.scale_phi,
-            "cfg_interval": self.cfg_interval,
+            "cfg_interval": (low, high),
             "apg_scale": self.apg_scale,
             "cfg_momentum": Momentum(self.apg_momentum) if self.apg_momentum else None,
             "cfg_norm_threshold": self.cfg_norm_threshold,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stable_audio_tools.configs.errors import ConfigError
-from stable_audio_tools.diffusion.guidance import Guidance, Momentum, guide, guided, in_interval, rescale, shaped, where_items
+from stable_audio_tools.diffusion.guidance import EVERYWHERE, Guidance, Momentum, guide, guided, in_interval, rescale, shaped, where_items
 from stable_audio_tools.diffusion.objectives import OBJECTIVES
 
 SIGMA = torch.tensor([0.1, 0.5, 0.9])
@@ -128,3 +128,7 @@ def test_an_item_without_a_clean_prediction_or_a_difference_is_finite():
 def test_guidance_that_means_nothing_is_told(arguments, message):
     with pytest.raises(ConfigError, match=message):
         Guidance(**arguments)
+
+
+def test_an_interval_from_json_is_one():
+    assert Guidance(cfg_interval=[0, 1]).for_run()["cfg_interval"] == EVERYWHERE
