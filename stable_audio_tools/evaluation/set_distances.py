@@ -62,7 +62,10 @@ def _each(comparison: Comparison, metric: str, resampled: Resampled, recipe: dic
 
 
 def _distance(comparison: Comparison, embedder: Embedder, metric: str, resampled: Resampled, recipe: dict[str, Any], span: Span) -> Measure:
-    full = {**comparison.recipe_of(embedder), **recipe, **_sizes(comparison, embedder)}
+    sizes = _sizes(comparison, embedder)
+    full = {**comparison.recipe_of(embedder), **recipe, **sizes}
+    if span == AT_LEAST_0 and min(sizes["generated"], sizes["reference"]) <= sizes["dimensions"]:  # cannot be below 0, so is biased
+        full["note"] = "fewer clips than dimensions: compare with numbers of as many clips only"
     return between(f"{metric}_{embedder.name}", *_sets(comparison, embedder), resampled, comparison.bootstrap, full, span=span)
 
 
@@ -87,8 +90,6 @@ def _sizes(comparison: Comparison, embedder: Embedder) -> dict[str, Any]:
     sizes["dimensions"] = generated.vectors.shape[1]
     if left_out := generated.left_out + reference.left_out:
         sizes["left_out"] = left_out
-    if min(sizes["generated"], sizes["reference"]) <= sizes["dimensions"]:
-        sizes["note"] = "fewer clips than dimensions: compare with numbers of as many clips only"
     return sizes
 
 

@@ -19,10 +19,13 @@ from stable_audio_tools.evaluation.clip_sets import Clip
 from stable_audio_tools.evaluation.comparison import Comparison
 from stable_audio_tools.evaluation.embedded import embed_clips
 from stable_audio_tools.evaluation.embedders import EMBEDDERS, build_embedder, register_embedder
+from stable_audio_tools.evaluation.embedders.base import file_hash
+from stable_audio_tools.evaluation.embedders.clap import kind_of
 from stable_audio_tools.evaluation.embedders.panns import Cnn14
 from stable_audio_tools.evaluation.metrics import measure
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.checkpoints import save_model
+from stable_audio_tools.models.conditioners.clap_files import CLAPFile
 
 
 def tone(hertz, seconds=0.5, rate=32000, level=0.3):
@@ -193,6 +196,44 @@ def test_clap_gives_unit_vectors_of_one_space(clap):
     assert audio.shape == (8,) and texts.shape == (2, 8) and clap.sample_rate == 48000
     torch.testing.assert_close(torch.cat((audio[None], texts)).norm(dim=1), torch.ones(3))
     assert clap.recipe["embedder"] == "clap" and clap.recipe["fused"] is True and len(clap.recipe["hash"]) == 12
+
+
+@pytest.mark.parametrize(("width", "size"), [(96, "HTSAT-tiny"), (128, "HTSAT-base"), (256, "HTSAT-large")])
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_kind_of_an_authors_checkpoint_is_read_from_its_weights(width, size, fused):
+    state = {"audio_branch.patch_embed.proj.weight": torch.zeros(width, 1, 4, 4)}
+    state |= {"audio_branch.patch_embed.mel_conv2d.weight": torch.zeros(width, 1, 4, 12)} if fused else {}
+    assert kind_of(CLAPFile("x.pt", state, {})) == {"audio_model_type": size, "enable_fusion": fused}
+    assert kind_of(CLAPFile("folder", {"audio_model.x": torch.zeros(1)}, {"audio_config": {}})) == {}
+
+
+AUDIOBOX = """
+AXES_NAME = ["CE", "CU", "PC", "PQ"]
+
+class Predictor:
+    def forward(self, batch):
+        (item,) = batch
+        assert item["path"].shape[0] == 1 and item["sample_rate"] == 16000
+        return [{"PQ": 4.0, "PC": 3.0, "CU": 2.0, "CE": float(item["path"].shape[-1])}]
+
+def initialize_predictor(ckpt):
+    assert ckpt.endswith("checkpoint.pt")
+    return Predictor()
+"""
+
+
+def test_audiobox_ratings_are_in_the_order_of_their_names(tmp_path, monkeypatch):
+    """Against the interface of audiobox-aesthetics 0.0.4."""
+    (tmp_path / "audiobox_aesthetics").mkdir()
+    (tmp_path / "audiobox_aesthetics" / "__init__.py").touch()
+    (tmp_path / "audiobox_aesthetics" / "infer.py").write_text(AUDIOBOX)
+    (tmp_path / "checkpoint.pt").write_bytes(b"weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    rater = build_embedder(f"audiobox_aesthetics:{tmp_path / 'checkpoint.pt'}")
+    found = measure(["ratings"], Comparison([Clip(torch.zeros(2, 8000), 8000)], embedders=[rater], bootstrap=Bootstrap(5)))
+    values = {of.name.removeprefix("audiobox_aesthetics_"): of.value for of in found}
+    assert values == {"enjoyment": 16000, "usefulness": 2, "complexity": 3, "quality": 4}
+    assert rater.recipe["hash"] == file_hash(tmp_path / "checkpoint.pt") and len(rater.recipe["hash"]) == 12
 
 
 def test_text_score_is_the_mean_cosine_and_knows_its_chance(clap):

@@ -35,7 +35,7 @@ class CLAPEmbedder:
     def __init__(self, path: str, device: str = "cpu"):
         import_transformers("embedder")
         self.path, self.device = path, torch.device(device)
-        audio = CLAPAudioParams.model_validate({"clap_ckpt_path": path, **_kind(CLAPFile.read(path))})
+        audio = CLAPAudioParams.model_validate({"clap_ckpt_path": path, **kind_of(CLAPFile.read(path))})
         text = CLAPTextParams(clap_ckpt_path=path)
         self._audio = CLAPAudioConditioner(audio.width, audio, sample_rate=SAMPLE_RATE)
         self._text = CLAPTextConditioner(text.width, text)
@@ -57,7 +57,7 @@ class CLAPEmbedder:
         return pooled.float().cpu()
 
 
-def _kind(file: CLAPFile) -> dict[str, Any]:
+def kind_of(file: CLAPFile) -> dict[str, Any]:
     """What the authors' file does not say of itself but in its shapes; nothing of a folder, which has a config."""
     width = file.state.get("audio_branch.patch_embed.proj.weight")
     sizes = {first: size for size, (first, _) in SIZES.items()}
