@@ -12,8 +12,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from stable_audio_tools.configs.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from stable_audio_tools.adapters import Adapter
     from stable_audio_tools.export.write import Target
     from stable_audio_tools.models.checkpoints import LoadedWeights
     from stable_audio_tools.models.pretrained import FoundModel
@@ -62,10 +63,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_plugins_flag(parser)
 
 
+@dataclass(frozen=True)
+class Job:
+    """What is exported and where to; everything is checked that can be before the model is built.
+
+    config: of the model, as the format has it. adapters: with their strengths. run: the folder of the run that trained it.
+    """
+
+    target: Target
+    found: FoundModel
+    weights: LoadedWeights
+    config: Mapping[str, Any]
+    adapters: Sequence[tuple[Adapter, float]]
+    run: Path | None
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     import_plugins(args.plugins)
-    from stable_audio_tools.adapters import AdapterFile, merge_adapter, read_adapter
+    job = _job(args)
+    model = _build(args, job)
+    state, header = _state(args, model, job.weights.source), _header(args, job.weights)
+    try:
+        job.target.write(state, job.config, header)
+        written = [*job.target.files, *(_write_card(args, job, model, header) if args.card else ())]
+    except OSError as error:
+        free = f", {_free(job.target.folder) / 1e9:.2f} GB free" if error.errno in NO_SPACE else ""
+        print(f"error: cannot write {args.out}: {error.strerror or error}{free}", file=sys.stderr)
+        return 1
+    log.info("%s", _summary(args, job, state))
+    for path in written:
+        print(path)
+    return 0
+
+
+# before anything is built
+
+
+def _job(args: argparse.Namespace) -> Job:
+    from stable_audio_tools.adapters import AdapterFile, read_adapter
     from stable_audio_tools.cli.checkpoint_source import CheckpointSource
     from stable_audio_tools.export.write import Target
     from stable_audio_tools.models.pretrained import find_model
@@ -78,29 +114,12 @@ def run(args: argparse.Namespace) -> int:
     _check_target(args, target, source.weights)
     found = find_model(source.weights, model_config=args.model_config)
     config = _layout_config(args, found)
+    if args.fold_weight_norm and not any(key.endswith(".weight_g") for key in found.outline().state_dict()):
+        raise ConfigError([Problem((), f"{source.weights} has no weight-normalised layer", "leave it out")], "--fold-weight-norm")
     adapters = [(read_adapter(path), strength) for path, strength in map(AdapterFile.parse, args.adapter)]
     weights = _read(args, found.weights)
     _check_space(args, target, weights)
-
-    model = _build(found, weights)
-    for adapter, strength in adapters:
-        log.info("%s", merge_adapter(model, adapter, strength))
-    state = _state(args, model, weights.source)
-    header = _header(args, weights)
-    try:
-        target.write(state, config, header)
-        written = [*target.files, *(_write_card(args, target, found, model, header, source.run) if args.card else ())]
-    except OSError as error:
-        free = f", {_free(target.folder) / 1e9:.2f} GB free" if error.errno in NO_SPACE else ""
-        print(f"error: cannot write {args.out}: {error.strerror or error}{free}", file=sys.stderr)
-        return 1
-    log.info("%s", _summary(args, weights, state, target))
-    for path in written:
-        print(path)
-    return 0
-
-
-# before anything is built
+    return Job(target, found, weights, config, adapters, source.run)
 
 
 def _check_target(args: argparse.Namespace, target: Target, source: Path) -> None:
@@ -155,26 +174,28 @@ def _free(folder: Path) -> int:
 # the weights
 
 
-def _build(found: FoundModel, weights: LoadedWeights) -> nn.Module:
+def _build(args: argparse.Namespace, job: Job) -> nn.Module:
+    """The model as it is exported: loaded, adapters merged, weight norm folded."""
+    from stable_audio_tools.adapters import merge_adapter
     from stable_audio_tools.models.checkpoints import CheckpointError, load_into
+    from stable_audio_tools.models.utils import remove_weight_norm_from_model
 
-    model = found.parsed.build()
+    model = job.found.parsed.build().eval()
     try:
-        log.info("%s", load_into(model, weights))
+        log.info("%s", load_into(model, job.weights))
     except CheckpointError as error:
         (problem,) = error.problems
         fix = "name the config that they were trained with: --model-config FILE" if "--allow-partial" in problem.fix else problem.fix
         raise ConfigError([replace(problem, fix=fix)], error.source) from None
-    return model.eval()
+    for adapter, strength in job.adapters:
+        log.info("%s", merge_adapter(model, adapter, strength))
+    return remove_weight_norm_from_model(model) if args.fold_weight_norm else model
 
 
 def _state(args: argparse.Namespace, model: nn.Module, source: str) -> Mapping[str, Tensor]:
     from stable_audio_tools.export.diffusers import diffusers_state
     from stable_audio_tools.export.precision import state_in
-    from stable_audio_tools.models.utils import remove_weight_norm_from_model
 
-    if args.fold_weight_norm:
-        remove_weight_norm_from_model(model)
     state = state_in(model, args.precision, source)
     return diffusers_state(state) if args.format == "diffusers" else state
 
@@ -197,21 +218,23 @@ def _train_step(path: Path) -> int:
     return step_of(path)
 
 
-def _summary(args: argparse.Namespace, weights: LoadedWeights, state: Mapping[str, Tensor], target: Target) -> str:
-    which = {"training": "averaged (EMA) weights" if weights.averaged else "online weights"}.get(weights.kind, "weights")
+def _summary(args: argparse.Namespace, job: Job, state: Mapping[str, Tensor]) -> str:
+    which = {"training": "averaged (EMA) weights" if job.weights.averaged else "online weights"}.get(job.weights.kind, "weights")
     numbers = sum(tensor.numel() for tensor in state.values())
-    return f"exported {which}: {numbers:,} numbers in {args.precision}, {target.weights.stat().st_size / 1e6:.1f} MB"
+    return f"exported {which}: {numbers:,} numbers in {args.precision}, {job.target.weights.stat().st_size / 1e6:.1f} MB"
 
 
-def _write_card(
-    args: argparse.Namespace, target: Target, found: FoundModel, model: nn.Module, header: Mapping[str, str], run: Path | None
-) -> list[Path]:
+def _write_card(args: argparse.Namespace, job: Job, model: nn.Module, header: Mapping[str, str]) -> list[Path]:
     from stable_audio_tools.export.card import Exported
     from stable_audio_tools.export.card_files import write_card
+    from stable_audio_tools.export.diffusers import alone
 
+    config, run, whole, target = job.found.parsed, job.run, model, job.target
+    if args.format == "diffusers" and config.model_type != "autoencoder":  # what the run trained is not what is exported
+        config, run, whole, header = alone(job.found.config), None, model.pretransform, {}  # type: ignore[assignment]
     which = {"ema": "averaged (EMA)", "online": "online"}.get(header.get("weights", ""), "")
     facts = [
-        ("Parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),
+        ("Parameters", f"{sum(parameter.numel() for parameter in whole.parameters()):,}"),
         ("Train steps", f"{int(header['train_step']):,}" if "train_step" in header else ""),
         ("Weights", ", ".join(filter(None, (which, args.precision, "weight norm folded" if args.fold_weight_norm else "")))),
         ("Merged adapters", ", ".join(Path(name).name for name in json.loads(header.get("adapters", "[]")))),
@@ -219,8 +242,8 @@ def _write_card(
     plain_name = target.weights.stem if target.config is None else target.folder.resolve().name
     exported = Exported(
         name=plain_name if run is None else run.name,
-        config=found.parsed,
-        training=found.config.get("training") or {},
+        config=config,
+        training=job.found.config.get("training") or {},
         weights=target.weights.name,
         folder=target.config is not None,
         diffusers=args.format == "diffusers",

@@ -16,6 +16,7 @@ from stable_audio_tools.models.autoencoders.autoencoder import AutoencoderBody
 from stable_audio_tools.models.autoencoders.oobleck import OobleckDecoderConfig, OobleckEncoderConfig
 from stable_audio_tools.models.bottlenecks.continuous import VAEConfig
 from stable_audio_tools.models.config import BaseModelConfig
+from stable_audio_tools.models.factory import parse_model_config
 from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransformConfig
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "diffusion_pytorch_model.safetensors"
@@ -52,6 +53,12 @@ def diffusers_config(config: BaseModelConfig, source: str) -> dict[str, Any]:
         "audio_channels": body.io_channels,
         "sampling_rate": config.sample_rate,
     }
+
+
+def alone(document: Mapping[str, Any]) -> BaseModelConfig:
+    """The autoencoder inside of a model that `diffusers_config` accepts, as a model of its own."""
+    shared = {key: document[key] for key in ("sample_rate", "sample_size", "audio_channels") if key in document}
+    return parse_model_config({"model_type": "autoencoder", **shared, "model": document["model"]["pretransform"]["config"]})
 
 
 def diffusers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

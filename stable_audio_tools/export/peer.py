@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +9,12 @@ from stable_audio_tools.configs.errors import ConfigError, Problem
 
 PROGRAM = "stable-audio-tools 0.0.x"
 KEEP = "--format native keeps it"
-OWN_TYPES = {"bytes": "conditioner", "log_spectrogram": "pretransform"}
+OWN_TYPES = {"bytes": "conditioner", "log_spectrogram": "pretransform", "softnorm": "bottleneck"}
+OWN_KEYS = ("codebook_pattern_options", "path")
+AS_THERE = {"causal_cross_attention": True, "mask_condition_padding": False}
+"""Keys that are not there, by the value that its models behave like."""
+IDLE_KEYS = ("activation_checkpointing", "backend", "model_dim")
+"""Keys that are not there, and change nothing of what a model makes."""
 SHIFT = "distribution_shift_options"
 
 Path = tuple[str | int, ...]
@@ -29,12 +33,19 @@ def peer_document(document: Mapping[str, Any], source: str) -> dict[str, Any]:
     problems = [problem for path, section in _objects(document["model"], ("model",)) for problem in _own_parts(path, section)]
     if problems:
         raise ConfigError(problems, source)
-    written = copy.deepcopy(dict(document))
+    written = {**document, "model": _without_own_keys(document["model"])}
     diffusion = written["model"].get("diffusion") or {}
     shift = diffusion.get(SHIFT) or {}
     if shift.pop("type", None) == "none":
         del diffusion[SHIFT]
     return written
+
+
+def _without_own_keys(value: Any) -> Any:
+    """A copy of a JSON value without the keys that are said by their absence."""
+    if isinstance(value, Mapping):
+        return {key: _without_own_keys(entry) for key, entry in value.items() if key not in (*IDLE_KEYS, *AS_THERE)}
+    return [_without_own_keys(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _objects(value: Any, path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
@@ -56,5 +67,16 @@ def _own_parts(path: Path, section: Mapping[str, Any]) -> Iterator[Problem]:
     elif kind == "vae" and (section.get("config") or {}).get("mode", "sample") != "sample":
         message = f"{PROGRAM} always draws latents"
         yield Problem((*path, "config", "mode"), message, f"{KEEP}; or name a config without it by --model-config", "mean")
+    if path[-1] in ("config", "lm"):
+        yield from _own_keys(path, section)
     if path == ("model", "diffusion") and section.get("prediction", "velocity") != "velocity":
         yield Problem((*path, "prediction"), f"networks of {PROGRAM} predict the velocity", KEEP, section["prediction"])
+
+
+def _own_keys(path: Path, section: Mapping[str, Any]) -> Iterator[Problem]:
+    for key in OWN_KEYS:
+        if section.get(key) is not None:
+            yield Problem((*path, key), f"{PROGRAM} has no such key", KEEP, section[key], on_key=True)
+    for key, there in AS_THERE.items():
+        if section.get(key, there) != there:
+            yield Problem((*path, key), f"models of {PROGRAM} behave as if it were {str(there).lower()}", KEEP, section[key])

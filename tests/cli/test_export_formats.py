@@ -67,6 +67,26 @@ def test_the_peers_config_has_no_name_for_its_only_shift(export):
         assert diffusion.get("distribution_shift_options") == written
 
 
+def test_keys_that_change_nothing_are_left_out_for_the_peer_and_those_that_do_are_refused(export):
+    config = configs.unconditional()
+    network = config["model"]["config"]
+    network |= {"activation_checkpointing": "selective", "attn_kwargs": {"backend": "sdpa"}}
+    save_model("model.safetensors", create_model_from_config(config), config)
+    assert export("model.safetensors", "--format", "peer", "--out", "peer")[0] == 0
+    written = json.loads(Path("peer/model_config.json").read_text())
+    network["attn_kwargs"] = {}
+    assert written["model"]["config"] == {
+        key: network[key] for key in network.keys() - {"activation_checkpointing", "causal_cross_attention"}
+    }
+    assert written["training"] == config["training"]
+
+    config = configs.language_model()
+    config["model"]["conditioning"]["configs"] = [{"id": "prompt", "type": "int", "config": {"min_val": 0, "max_val": 9}}]
+    save_model("model.safetensors", create_model_from_config(config), config)
+    status, _, said = export("model.safetensors", "--format", "peer", "--out", "lm")
+    assert status == 2 and "model.lm.config.causal_cross_attention" in said and "behave as if it were true (got false)" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("inside", [False, True], ids=["an autoencoder", "inside a diffusion model"])
 def test_diffusers_decodes_the_same_audio(export, inside):
@@ -93,6 +113,19 @@ def test_diffusers_decodes_the_same_audio(export, inside):
         posterior = theirs.encode(audio).latent_dist
         torch.testing.assert_close(posterior.mode(), autoencoder.encode(audio, sample=False), rtol=1e-5, atol=1e-5)
     assert theirs.config.sampling_rate == 8000 and theirs.hop_length == 16
+
+
+def test_the_card_of_an_autoencoder_from_inside_is_about_it_alone(export):
+    config = configs.unconditional()
+    config["model"]["pretransform"] = {"type": "autoencoder", "config": config_of("autoencoder")["model"]}
+    config["model"]["config"]["in_channels"] = 4
+    config["audio_channels"] = 2
+    model = create_model_from_config(config)
+    save_model("uncond.safetensors", model, config, {"train_step": "7"})
+    assert export("uncond.safetensors", "--format", "diffusers", "--out", "vae", "--card")[0] == 0
+    card = Path("vae/README.md").read_text()
+    count = sum(parameter.numel() for parameter in model.pretransform.parameters())
+    assert "| Model type | autoencoder |" in card and f"| Parameters | {count:,} |" in card and "Train steps" not in card
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def test_too_little_space_is_said_before_anything_is_built(export, monkeypatch):
             ("step.ckpt", "--out", "a", "--format", "peer", "--fold-weight-norm"),
             ("--fold-weight-norm", "would be left without these weights"),
         ),
+        (("step.ckpt", "--out", "a", "--fold-weight-norm"), ("--fold-weight-norm", "has no weight-normalised layer", "leave it out")),
         (("gone.ckpt", "--out", "a"), ("gone.ckpt", "no such file")),
         (("empty", "--out", "a"), ("the folder has no model.safetensors or model.ckpt",)),
         (("deep", "--out", "a"), ("a DeepSpeed checkpoint", "python deep/zero_to_fp32.py deep weights.pt")),
