@@ -169,6 +169,9 @@ def test_another_prompt_or_way_to_draw_takes_the_place_of_that_of_the_settings(g
     Path("list.txt").write_text("a saw\na sine\n")
     _, paths, _ = generate("--from-settings", beside, "--prompts-file", "list.txt")
     assert [path.name for path in paths] == ["a_saw_seed0.wav", "a_sine_seed1.wav"] and settings(paths[0])["steps"] == 2
+    _, (first,), _ = generate("--model", models("text_to_audio"), "--prompt", "a", "--steps", "1", "--seed", "7", "--out", "seeds")
+    _, (path,), _ = generate("--from-settings", str(first.with_suffix(".json")), "--seed", "0", "--cfg-scale", "0", "--out", "seeds")
+    assert (settings(path)["seed"], settings(path)["cfg_scale"]) == (0, 0.0)
     _, (path,), _ = generate("--from-settings", beside, "--out", "clip.mp3")
     assert settings(path)["format"] == "mp3"
     _, (first,), _ = generate("--model", models("language_model"), "--prompt", "a", "--top-p", "0.5", "--out", "lm")

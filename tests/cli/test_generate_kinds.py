@@ -155,7 +155,7 @@ ACTING = {
     "apg_momentum": ("0.5", "text_to_audio inpainting"),
     "cfg_norm_threshold": ("1", "text_to_audio inpainting"),
     "no_batch_cfg": ("", "text_to_audio inpainting"),
-    "temperature": ("1", "language_model"),
+    "temperature": ("0", "language_model"),
     "top_k": ("1", "language_model"),
     "top_p": ("1", "language_model"),
     "init_audio": ("tone.wav", "text_to_audio inpainting unconditional"),

@@ -22,7 +22,7 @@ ACTS_ON = {
     "mask": ("diffusion_cond_inpaint",),
     "continue_from": ("diffusion_cond_inpaint", "lm"),
     "reconstruct": AUTOENCODERS,
-    "num_quantizers": ("autoencoder", "diffusion_autoencoder"),
+    "num_quantizers": AUTOENCODERS,
     "latent_noise": AUTOENCODERS,
     "steps": (*DIFFUSION, "diffusion_autoencoder"),
     "sampler": DIFFUSION,
@@ -40,20 +40,20 @@ ACTS_ON = {
 }
 """Other flags act on every model, or are conditions, which `conditions` checks."""
 
-WHY = {  # what a reader would ask next, by flag and model type
-    ("init_audio", "autoencoder"): ("an autoencoder makes nothing up", "--reconstruct FILE encodes and decodes a sound"),
-    ("init_audio", "diffusion_autoencoder"): ("an autoencoder makes nothing up", "--reconstruct FILE encodes and decodes a sound"),
-    ("init_audio", "lm"): ("a language model has no noise to go back to", "--continue-from FILE goes on from a sound"),
-    ("inpaint_audio", "diffusion_cond"): ("the model makes whole clips: it was not trained to inpaint", "--init-audio varies a sound"),
-    ("inpaint_audio", "diffusion_uncond"): ("the model makes whole clips: it was not trained to inpaint", "--init-audio varies a sound"),
-    ("inpaint_audio", "lm"): ("a language model goes from the start to the end", "--continue-from FILE goes on from a sound"),
-    ("continue_from", "diffusion_cond"): ("the model makes whole clips: it was not trained to inpaint", "--init-audio varies a sound"),
-    ("continue_from", "diffusion_uncond"): ("the model makes whole clips: it was not trained to inpaint", "--init-audio varies a sound"),
-    ("cfg_scale", "diffusion_uncond"): ("the model has no conditions to guide by", "leave it out"),
-    ("seconds", "autoencoder"): ("a reconstruction is as long as what is given", "leave it out"),
-    ("seconds", "diffusion_autoencoder"): ("a reconstruction is as long as what is given", "leave it out"),
-    ("steps", "autoencoder"): ("an autoencoder decodes in one pass", "leave it out"),
-    ("steps", "lm"): ("a language model takes one step a frame", "leave it out"),
+LEAVE_OUT = "leave it out"
+RECONSTRUCTS = ("an autoencoder makes nothing up", "--reconstruct FILE encodes and decodes a sound")
+WHOLE = ("the model makes whole clips: it was not trained to inpaint", "--init-audio varies a sound")
+AS_LONG = ("a reconstruction is as long as what is given", LEAVE_OUT)
+ONWARD = "--continue-from FILE goes on from a sound"
+WHY = {  # what a reader would ask next: reason and fix by flag and model type
+    **{("init_audio", kind): RECONSTRUCTS for kind in AUTOENCODERS},
+    **{("seconds", kind): AS_LONG for kind in AUTOENCODERS},
+    **{(name, kind): WHOLE for name in ("inpaint_audio", "continue_from") for kind in ("diffusion_cond", "diffusion_uncond")},
+    ("init_audio", "lm"): ("a language model has no noise to go back to", ONWARD),
+    ("inpaint_audio", "lm"): ("a language model goes from the start to the end", ONWARD),
+    ("steps", "lm"): ("a language model takes one step a frame", LEAVE_OUT),
+    ("steps", "autoencoder"): ("an autoencoder decodes in one pass", LEAVE_OUT),
+    ("cfg_scale", "diffusion_uncond"): ("the model has no conditions to guide by", LEAVE_OUT),
 }
 SHAPES_GUIDANCE = ("cfg_interval", "cfg_rescale", "apg_scale", "apg_momentum", "cfg_norm_threshold", "no_batch_cfg")
 
@@ -85,7 +85,8 @@ def check_guidance(args: argparse.Namespace, cfg_scale: float) -> None:
 
 
 def given(args: argparse.Namespace, name: str) -> bool:
-    return getattr(args, name) not in (None, False, [])
+    value = getattr(args, name)
+    return value is not None and value is not False and value != []  # 0 is a value
 
 
 def flag(name: str) -> str:
@@ -94,7 +95,7 @@ def flag(name: str) -> str:
 
 def _problem(name: str, model_type: str) -> Problem:
     known = " and ".join(ACTS_ON[name]) if len(ACTS_ON[name]) < 3 else ", ".join(ACTS_ON[name])
-    reason, fix = WHY.get((name, model_type), (f"acts on {known} models, and this one's model_type is {model_type!r}", "leave it out"))
+    reason, fix = WHY.get((name, model_type), (f"acts on {known} models, and this one's model_type is {model_type!r}", LEAVE_OUT))
     return Problem((), f"{flag(name)}: {reason}", fix)
 
 
@@ -110,7 +111,7 @@ def _misfits(args: argparse.Namespace) -> Iterator[Problem]:
     if args.reconstruct:
         for name in ("prompt", "prompts_file", "negative_prompt", "cond"):
             if given(args, name):
-                yield Problem((), f"{flag(name)}: --reconstruct makes a sound again, whatever it is called", "leave it out")
+                yield Problem((), f"{flag(name)}: --reconstruct makes a sound again, whatever it is called", LEAVE_OUT)
     for name in ("num_quantizers", "latent_noise"):
         if given(args, name) and not args.reconstruct:
             yield Problem((), f"{flag(name)}: acts on --reconstruct, which is missing")

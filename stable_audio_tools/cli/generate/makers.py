@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from stable_audio_tools.audio.io import load_audio, probe
+from stable_audio_tools.audio.io import load_audio
 from stable_audio_tools.configs.errors import ConfigError, Problem
 from stable_audio_tools.diffusion.samplers import Step, find_sampler
 from stable_audio_tools.inference.continuation import continuation
@@ -253,8 +253,3 @@ def _audio(path: str, model: Any, frames: int | None = None) -> tuple[int, Tenso
     """A file, at most so many samples of it at the model's rate."""
     audio, rate = load_audio(path, sample_rate=model.sample_rate, frames=frames)
     return rate, audio
-
-
-def audio_seconds(path: str) -> float:
-    """How long a file is, from its header."""
-    return probe(path).seconds

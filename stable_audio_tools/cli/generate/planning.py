@@ -17,7 +17,7 @@ from stable_audio_tools.audio.resample import resampled_length
 from stable_audio_tools.configs.errors import ConfigError, Problem
 
 from .conditions import ConditionReader
-from .makers import MAKERS, Clip, Maker, Progress, audio_seconds
+from .makers import MAKERS, Clip, Maker, Progress
 from .sounds import SoundCondition, read_sounds
 from .wishes import Wish
 
@@ -118,7 +118,7 @@ def _check_negatives(wishes: Sequence[Wish], reader: ConditionReader, cfg_scale:
 
 def _check_given_audio(args: argparse.Namespace, wishes: Sequence[Wish], seconds: Sequence[float]) -> None:
     """Whether every clip has room for what is kept, and ends behind what is made anew."""
-    kept = audio_seconds(args.continue_from) if args.continue_from else 0.0
+    kept = probe(args.continue_from).seconds if args.continue_from else 0.0
     problems = []
     for wish, length in zip(wishes, seconds, strict=True):
         place = f"{wish.place}: " if wish.place else ""
