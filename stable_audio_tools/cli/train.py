@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.profilers import Profiler
 
     from stable_audio_tools.training.data_module import AudioDataModule
+    from stable_audio_tools.training.evaluation import PeriodicEvaluationConfig
     from stable_audio_tools.training.module import TrainingModule
     from stable_audio_tools.training.monitor import Goal
     from stable_audio_tools.training.run import RunSettings, TrainingRun
@@ -40,8 +41,7 @@ def run(args: argparse.Namespace) -> int:
     import_plugins(options["plugins"])
     settings = _settings(options, _resume_command(args, options))
     data = _data(options)
-    evaluates = settings.config.training.evaluation is not None
-    settings = replace(settings, goal=_goal(options, validates=data.validates, evaluates=evaluates))
+    settings = replace(settings, goal=_goal(options, settings.config.training.evaluation, validates=data.validates))
     machine = _machine(options, settings.config.training)
     with _matmul_precision(options["matmul_precision"]):
         data.build(settings.config)
@@ -115,7 +115,7 @@ def _data(options: Mapping[str, Any]) -> AudioDataModule:
     )
 
 
-def _goal(options: Mapping[str, Any], *, validates: bool, evaluates: bool) -> Goal | None:
+def _goal(options: Mapping[str, Any], evaluation: PeriodicEvaluationConfig | None, *, validates: bool) -> Goal | None:
     """What validation, or evaluation, is watched for.
 
     Raises:
@@ -125,9 +125,11 @@ def _goal(options: Mapping[str, Any], *, validates: bool, evaluates: bool) -> Go
 
     metric = options["monitor"] or Goal.metric
     asked = [name for name in ("monitor", "monitor_mode", "early_stopping_patience", "early_stopping_min_delta") if options[name]]
-    if metric.startswith(EVALUATED) and not evaluates:
-        fix = 'add "evaluation": {"every": 1000} to the training section of the model config'
-        raise ConfigError([Problem((), "is about evaluation, which this run has not", fix)], f"--monitor {metric}")
+    if metric.startswith(EVALUATED):
+        if evaluation is None:
+            fix = 'add "evaluation": {"every": 1000} to the training section of the model config'
+            raise ConfigError([Problem((), "is about evaluation, which this run has not", fix)], f"--monitor {metric}")
+        evaluation.check_watched(metric.removeprefix(EVALUATED))
     measured = metric.startswith(EVALUATED) or (validates and options["val_every"] > 0)
     if asked and not measured:
         fix = "set --val-every above 0" if validates else "give --val-dataset-config"

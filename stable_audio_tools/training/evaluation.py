@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
 from stable_audio_tools.configs.base import StrictModel
 from stable_audio_tools.configs.errors import ConfigError, Problem
-from stable_audio_tools.evaluation.comparison import Need
+from stable_audio_tools.configs.suggest import did_you_mean
+from stable_audio_tools.evaluation.comparison import Comparison, Need
 from stable_audio_tools.evaluation.embedders import build_embedder, check_embedder_name
-from stable_audio_tools.evaluation.metrics import choose_metrics
+from stable_audio_tools.evaluation.metrics import DEFAULT_METRICS, METRICS, choose_metrics
 from stable_audio_tools.evaluation.model_clips import Sampling
 
 LACKING = {"steps": "a sampler", "cfg_scale": "guidance"}
@@ -74,10 +76,25 @@ class PeriodicEvaluationConfig(StrictModel):
     def try_embedder(self) -> None:
         """
         Raises:
-            ConfigError: its package or weights are not there, or cannot be used.
+            ConfigError: its package or weights are not there or cannot be used, or metrics were asked for that it is of no use to.
         """
-        if self.embedder != OWN:
-            build_embedder(self.embedder)
+        built = [] if self.embedder == OWN else [build_embedder(self.embedder)]
+        all_but_embedder = Comparison([], [], paired=True, prompts=[], embedders=built).needs_met
+        for problem in _found(choose_metrics, self.metrics, all_but_embedder | {"embedder"}):
+            raise ConfigError([replace(problem, path=("training", "evaluation", "metrics"))], "model config")
+
+    def check_watched(self, metric: str) -> None:
+        """`metric` is a name without "eval/".
+
+        Raises:
+            ConfigError: no evaluation will measure it. Of families whose names are not known before, nothing is said.
+        """
+        families = self.metrics or [name for name in DEFAULT_METRICS if name not in DESCRIPTIVE]
+        spoken_of = [name for name in METRICS if metric == name or metric.startswith(f"{name}_")]
+        known = [name for name in families if set(METRICS[name].needs) & {"reference", "pairs"}]
+        names = [f"{name}_{self.embedder.partition(':')[0]}" if "embedder" in METRICS[name].needs else name for name in known]
+        if metric not in names and (spoken_of or len(known) == len(families)):
+            raise ConfigError([Problem((), "no evaluation measures it", did_you_mean(metric, names))], f"--monitor eval/{metric}")
 
     def sampling(self, demo: Any) -> Sampling:
         """How clips are made: as demos, where nothing else is said."""

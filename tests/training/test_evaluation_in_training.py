@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import configs
 from ranks import batches, train
 
+from stable_audio_tools.cli.main import main
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.evaluation.embedders import build_embedder
 from stable_audio_tools.evaluation.measure import Measure
@@ -234,6 +235,7 @@ def problems(config, data=None, **options):
         ("text_to_audio", {"metrics": ["frechett"]}, ("training.evaluation.metrics[0]", "frechett", 'did you mean "frechet"')),
         ("text_to_audio", {"embedder": "logmel"}, ("training.evaluation.embedder", 'did you mean "log_mel"')),
         ("text_to_audio", {"embedder": "clap:nowhere.pt"}, ("embedder clap", "there is no nowhere.pt")),
+        ("text_to_audio", {"metrics": ["text_score"]}, ("training.evaluation.metrics", "an embedder that knows text")),
         ("text_to_audio", {"every": 0}, ("training.evaluation.every",)),
         ("text_to_audio", {}, ("training.evaluation", "no validation data", "--val-dataset-config")),
         ("text_to_audio", {"dataset": "nowhere.json"}, ("nowhere.json",)),
@@ -257,3 +259,22 @@ def test_its_own_dataset_takes_the_place_of_validation(tmp_path):
     data.build(parse_run_config(config))
     found = [item["path"] for _, metadata in data.evaluation_clips() for item in metadata]
     assert len(found) == 5 and all("/7/" in path for path in found)
+
+
+@pytest.mark.parametrize(
+    ("metric", "section", "said"),
+    [
+        ("eval/frechet_log_mel", None, ("--monitor eval/frechet_log_mel", 'add "evaluation"')),
+        ("eval/frechet_logmel", {}, ("--monitor eval/frechet_logmel", 'did you mean "frechet_log_mel"')),
+        ("eval/kad_log_mel", {}, ("no evaluation measures it", "frechet_log_mel")),
+        ("eval/silence_distance", {"metrics": ["statistics"]}, ("--monitor-mode min or max",)),
+    ],
+)
+def test_a_metric_that_no_evaluation_measures_is_told_at_once(metric, section, said, tmp_path, capsys):
+    config = configs.text_to_audio() if section is None else evaluated(configs.text_to_audio(), **section)
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    flags = ["--model-config", str(tmp_path / "model.json"), "--save-dir", str(tmp_path / "runs"), "--monitor", metric]
+    assert main(["train", *flags]) == 2
+    message = capsys.readouterr().err
+    assert all(part in message for part in said), message
+    assert not (tmp_path / "runs").exists()
