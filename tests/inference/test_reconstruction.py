@@ -239,3 +239,51 @@ def test_other_models_and_latents_are_told(vae, sampler):
         decode(vae, torch.zeros(1, 3, 9))
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         reconstruct(sampler, (RATE, sound(1, 100)), steps=0)
+
+
+# every network
+
+OOBLECK = {"channels": 4, "c_mults": [1, 2], "strides": [3, 5], "use_snake": True}
+SEANET = {"n_filters": 4, "dimension": 4, "ratios": [2, 4], "lstm": 1, "channels": 1}
+TAAE = {"channels": 64, "c_mults": [2, 2], "strides": [2, 4], "transformer_depths": [1, 1], "sliding_window": [3, 4]}
+LOCAL = {"embed_dims": [16, 32], "heads": [2, 4], "depths": [1, 1], "ratios": [2, 4], "local_attn_window_size": 8}
+NETWORKS = {
+    "oobleck": ({**OOBLECK, "in_channels": 1, "latent_dim": 4}, {**OOBLECK, "out_channels": 1, "latent_dim": 4}, 15),
+    "dac": ({"strides": [2, 4], "d_model": 4, "latent_dim": 4}, {"rates": [4, 2], "channels": 16, "latent_dim": 4}, 8),
+    "seanet": (SEANET, SEANET, 8),
+    "taae": ({**TAAE, "in_channels": 1, "latent_dim": 4}, {**TAAE, "out_channels": 1, "latent_dim": 4}, 8),
+    "local_attn": (
+        {**LOCAL, "in_channels": 1, "out_channels": 4},
+        {**LOCAL, "embed_dims": [32, 16], "heads": [4, 2], "in_channels": 4, "out_channels": 1, "ratios": [4, 2]},
+        8,
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+    encoder, decoder, ratio = NETWORKS[request.param]
+    sides = {"encoder": {"type": request.param, "config": encoder}, "decoder": {"type": request.param, "config": decoder}}
+    config = {
+        **configs.autoencoder(),
+        "audio_channels": 1,
+        "model": {**sides, "latent_dim": 4, "downsampling_ratio": ratio, "io_channels": 1},
+    }
+    del config["training"]
+    return random_weights(config)
+
+
+@pytest.mark.parametrize("frames", [1, 3, 20])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_every_network_takes_any_length(network, frames, more):
+    samples = frames * network.downsampling_ratio + more
+    audio = reconstruct(network, (RATE, sound(1, 1, samples)))
+    assert audio.shape == (1, 1, samples) and audio.isfinite().all()
+
+
+def test_every_network_makes_in_chunks_what_it_makes_in_one_pass(network):
+    """Recurrence and attention too: what they know of the surroundings is that of windows and of what fades."""
+    ratio = network.downsampling_ratio
+    audio = sound(1, 1, 400 * ratio)
+    chunked = reconstruct(network, (RATE, audio), chunk_s=100 * ratio / RATE)
+    torch.testing.assert_close(chunked, reconstruct(network, (RATE, audio)), rtol=1e-4, atol=1e-5)
