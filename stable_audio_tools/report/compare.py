@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from stable_audio_tools.report.alignment import Line, align, nearest
 from stable_audio_tools.report.document import asset, document, figure, replace_file, string, table, words
-from stable_audio_tools.report.evaluation import evaluation_charts, interval, measured, reading
+from stable_audio_tools.report.evaluation import better, evaluation_charts, interval, measured, method, reading
 from stable_audio_tools.report.facts import cost_facts, state_facts
 from stable_audio_tools.report.media import EMBED_BUDGET, MediaCache, choose_embedded
 from stable_audio_tools.report.metrics import charts, rank
@@ -23,7 +23,6 @@ from stable_audio_tools.report.values import number
 
 MOST_RUNS = 8  # lines of a chart that can be told apart
 SELF_EVIDENT = {("args.json", "name"), ("args.json", "save_dir"), ("args.json", "recover")}  # differ whenever runs do
-MEASURED = {"model", "train_step"}  # in recipes: what was measured, not how
 OWN_DATA = "the run's"  # what a recipe is compared with begins so where no data were named
 Leaf = tuple[str, ...]
 
@@ -152,21 +151,20 @@ def _evaluations(names: Sequence[str], folders: Sequence[RunFolder]) -> str:
 
 
 def _method(recipe: Any, folder: RunFolder) -> Any:
-    """A recipe without what says which weights were measured, and with the run's own data where it was measured on these."""
+    """How it was measured, with the run's own data where it was measured on these."""
     if not isinstance(recipe, dict):
         return recipe
-    method = {key: item for key, item in recipe.items() if key not in MEASURED}
     own = string(recipe.get("compared_with") or OWN_DATA).startswith(OWN_DATA)
-    return method | ({"dataset": folder.setup.get("dataset.json")} if own else {})
+    return method(recipe) | ({"dataset": folder.setup.get("dataset.json")} if own else {})
 
 
 def _best(metrics: Sequence[Mapping[str, Any]]) -> int | None:
     """Index of the best value, None where there is none or nobody knows which is better."""
     values = {index: value for index, metric in enumerate(metrics) if (value := number(metric.get("value"))) is not None}
-    better = {metric.get("better") for metric in metrics if metric}
-    if len(values) < 2 or better not in ({"lower"}, {"higher"}):
+    ways = {better(metric) for metric in metrics if metric}
+    if len(values) < 2 or ways not in ({"lower"}, {"higher"}):
         return None
-    return (min if better == {"lower"} else max)(values, key=lambda index: values[index])
+    return (min if ways == {"lower"} else max)(values, key=lambda index: values[index])
 
 
 def _value(metric: Mapping[str, Any], *, bold: bool) -> str:

@@ -53,7 +53,7 @@ class Chart {
     this.plot = svg("svg", { class: "plot", role: "img", tabindex: 0, height });
     this.legend = el("ul", { class: "legend" });
     this.tip = el("div", { class: "tip", hidden: true });
-    this.node = el("div", { class: "chart" }, this.top, this.plot, this.legend, this.tip);
+    this.node = el("div", { class: "chart" }, this.top, this.plot, this.legend, ...this.recipe(), this.tip);
     this.plot.addEventListener("pointermove", (event) => this.point(this.stepAt(event)));
     this.plot.addEventListener("pointerdown", (event) => this.point(this.stepAt(event)));
     this.plot.addEventListener("pointerleave", (event) => event.pointerType !== "touch" && this.point(null));
@@ -61,6 +61,13 @@ class Chart {
     this.plot.addEventListener("keydown", (event) => this.key(event));
     new ResizeObserver(() => this.draw()).observe(this.node);
     allCharts.push(this);
+  }
+
+  /** How an evaluation was made, or that its series were made in different ways. */
+  recipe() {
+    const [recipe, other] = new Set(this.spec.series.map((s) => s.recipe).filter(Boolean));
+    if (other) return [el("p", { class: "warn" }, "The recipes differ: not comparable.")];
+    return recipe ? [el("details", { class: "recipe" }, el("summary", {}, "how"), el("p", {}, recipe))] : [];
   }
 
   /** Each series with the values that are drawn as its main line. */

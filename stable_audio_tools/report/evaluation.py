@@ -15,6 +15,7 @@ from typing import Any
 from stable_audio_tools.report.document import definitions, figure, string, table, words
 from stable_audio_tools.report.values import items, mapping, number
 
+MEASURED = {"model", "train_step"}  # in recipes: what was measured, not how
 SHARE = "share"  # the unit of what is shown in per cent
 DETAILS = 20  # rows behind a value that are shown
 ARROWS = {"lower": "↓ lower", "higher": "↑ higher"}
@@ -81,18 +82,29 @@ def _numbers(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, d
 
 
 def evaluation_charts(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One chart for each metric over the steps, with the interval of each value; None where there is no number."""
+    """One chart for each metric over the steps, with the interval of each value, None where there is no number, and the last recipe."""
     curves: dict[str, dict[str, Any]] = {}
     for entry in entries:
         for metric in metrics_of(entry):
             name = str(metric["name"])
             curve = curves.setdefault(name, {"name": name, "steps": [], "values": [], "low": [], "high": [], "bad": [], "bars": True})
             curve["steps"].append(entry["step"])
-            curve["unit"] = string(metric.get("unit"))
+            curve["title"] = f"{words(name)} ({string(metric['unit'])})" if metric.get("unit") else words(name)
             for key, source in (("values", "value"), ("low", "low"), ("high", "high")):
                 curve[key].append(number(metric.get(source)))
-            curve["better"] = metric.get("better") if metric.get("better") in ARROWS else None
-    return [{"title": words(name), "series": [curve]} for name, curve in curves.items()]
+            curve["better"] = better(metric)
+            curve["recipe"] = "\n".join(_recipe(method(metric.get("recipe"))))
+    return [{"title": curve.pop("title"), "series": [curve]} for curve in curves.values()]
+
+
+def better(metric: Mapping[str, Any]) -> str | None:
+    """ "lower" or "higher", None where a metric describes and does not judge."""
+    return next((way for way in ARROWS if metric.get("better") == way), None)
+
+
+def method(recipe: Any) -> Any:
+    """A recipe without what says which weights were measured."""
+    return {key: item for key, item in recipe.items() if key not in MEASURED} if isinstance(recipe, dict) else recipe
 
 
 def evaluation_html(value: Any) -> str:
@@ -118,7 +130,7 @@ def _metric_cells(metric: Mapping[str, Any], compared: bool) -> Iterator[str]:
     if compared:
         yield escape(_range(metric.get("same_source"), metric.get("unit")) or "–")
     yield escape(figure(metric.get("n")))
-    yield escape(ARROWS.get(string(metric.get("better")), "–"))
+    yield ARROWS.get(better(metric) or "", "–")
     yield (_folded("how", _recipe(metric.get("recipe"))) + _folded("details", _details(metric.get("details")))) or "–"
 
 

@@ -129,6 +129,17 @@ def test_evaluations_stand_side_by_side_and_say_whether_they_compare(tmp_path, r
     assert f"<td>0.5 (0.4 to 0.6)</td><td><strong>0.4</strong> (0.3 to 0.5)</td><td>{said}" in source.replace('<strong class="warn">', "")
 
 
+@pytest.mark.parametrize("odd", [[], {}, [1, {}], {"a": []}, True, 1e400, "x"], ids=repr)
+def test_odd_metrics_do_not_stop_the_page(tmp_path, odd):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        value = metric(1, {}) | dict.fromkeys(("value", "low", "n", "unit", "better", "recipe", "same_source", "details"), odd)
+        (tmp_path / name / "evaluation.json").write_text(json.dumps({"recipe": odd, "metrics": [value, odd], "more": odd}))
+        (tmp_path / name / "evaluations.jsonl").write_text(json.dumps({"step": 3, "metrics": [value, odd]}) + "\n")
+        build_report(tmp_path / name)
+    assert "fd" in Page(build_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "c.html")).text
+
+
 def test_text_of_any_run_stays_text(tmp_path):
     made = []
     for name in ("x", "y"):

@@ -67,6 +67,12 @@ def test_evaluations_of_a_training_become_curves_with_intervals(tmp_path):
     assert (series["low"], series["high"], series["bars"], series["better"]) == ([0.5] * 3, [1.5] * 3, True, "lower")
 
 
+def test_the_recipe_of_a_curve_says_how_and_not_which_weights():
+    recipe = {"embedder": "logmel", "noise_seed": 0, "train_step": 10, "model": "a"}
+    (spec,) = evaluation_charts([{"step": 10, "metrics": [{"name": "fd", "value": 1.0, "recipe": recipe}]}])
+    assert spec["series"][0]["recipe"] == "embedder: logmel\nnoise seed: 0"
+
+
 def test_what_a_resume_measures_again_replaces_what_was_lost(tmp_path):
     (tmp_path / "evaluations.jsonl").write_text(line(100, 1.0) + line(200, 2.0) + line(300, 3.0) + line(200, 2.5))
     assert [entry["step"] for entry in read_evaluations(tmp_path / "evaluations.jsonl", [])] == [100, 200]

@@ -40,7 +40,10 @@ def comparison(tmp_path_factory) -> Path:
         make_run(folder / "a", demo_steps=(0, 400, 2000), name="narrow"),
         make_run(folder / "b", demo_steps=(0, 500, 1000), name="wide"),
     ]
-    evaluations = [{"step": step, "metrics": [{"name": "fd", "value": 1, "low": 0.5, "high": 2, "better": "lower"}]} for step in (100, 200)]
+    evaluations = [
+        {"step": step, "metrics": [{"name": "fd", "value": 1, "low": 0.5, "high": 2, "better": "lower", "recipe": {"mels": 64}}]}
+        for step in (100, 200)
+    ]
     for run in runs:
         (run / "evaluations.jsonl").write_text("".join(json.dumps(each) + "\n" for each in evaluations))
     return build_comparison(runs, folder / "comparison.html")
@@ -166,6 +169,7 @@ def test_runs_side_by_side(browser, comparison, width, phone, dark):
     assert page.run("new Set(allCharts[0].drawn.map((line) => line.colour)).size") == 2
     assert page.run("$('evaluations').querySelectorAll('.bars').length") == 2
     assert "best 1 at step 100 (lower is better)" in page.run("$('evaluations').textContent")
+    assert page.run("$('evaluations').querySelector('.recipe').textContent") == "howmels: 64"
     page.run("choose(1)")
     assert page.run("rows.slice(0, 2).map((row) => row.label.textContent)") == ["narrow, step 400", "wide, step 500"]
     assert page.run("rows[1].strip.querySelector('[aria-pressed=true]').textContent") == "500"
