@@ -106,6 +106,10 @@ class Form:
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {entry.name: entry for entry in self.entries})
 
+    def untouched(self, name: str, value: Any) -> bool:
+        """Whether an entry is there and has no value but its default."""
+        return name in self.by_name and value in (None, "", self.by_name[name].default)
+
     def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values by name, each as its kind; an entry that is not among them has its default.
 
@@ -246,13 +250,13 @@ def _guidance() -> Iterator[Entry]:
 
 
 def _reconstruction(config: BaseModelConfig) -> Iterator[Entry]:
-    yield Entry("audio", "audio", "Sound to reconstruct", help="any length; it is encoded and decoded again")
+    yield Entry("audio", "audio", "Sound to reconstruct", help="of any length")
     if config.model_type == "diffusion_autoencoder":
         yield Entry("steps", "whole", "Steps", _demo(config).get("demo_steps") or STEPS, 1, MOST_STEPS, help="of the decoder")
     quantizers = getattr(getattr(config.model, "bottleneck", None), "num_quantizers", 0)
     if quantizers > 1:
         yield Entry("num_quantizers", "whole", "Codebooks", quantizers, 1, quantizers, help="fewer: a smaller code, a rougher sound")
-    yield Entry("latent_noise", "number", "Latent noise", 0.0, 0, 100, help="standard deviation of noise added to the latents")
+    yield Entry("latent_noise", "number", "Latent noise", 0.0, 0, 100, help="its standard deviation")
     yield _seed()
 
 

@@ -189,9 +189,12 @@ def _same_for_all(wanted: Sequence[Wanted], values: Mapping[str, Any]) -> list[R
         ConfigError: the values do not suffice for one of them, or one has no use for some.
     """
     requests: list[Request] = []
-    for each in wanted:
+    forms = [form_of(find_model(each.model).parsed) for each in wanted]
+    for each, form in zip(wanted, forms, strict=True):
+        # What only the first one asks for, and nobody has touched, is nothing to refuse.
+        named = {name: value for name, value in values.items() if name in form.by_name or not forms[0].untouched(name, value)}
         try:
-            made = request_of(form_of(find_model(each.model).parsed), values)
+            made = request_of(form, named if requests else values)
         except ConfigError as error:
             raise error if not requests else ConfigError(error.problems, f"{each.model} does not take these settings") from None
         requests.append(replace(made, seed=requests[0].seed) if requests else made)

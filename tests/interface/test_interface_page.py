@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ pytest.importorskip("gradio")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Browser.available(), reason="no chromium on PATH")]
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 25
+PATIENCE_S, START_S = 60, 180
 CLIPS = "document.querySelectorAll('.sat-clip').length"
 PROBLEM = "document.querySelector('#results .sat-problem')"
 
@@ -50,9 +51,11 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}/"
 
     def __enter__(self):
-        deadline = time.monotonic() + PATIENCE_S
-        while f"open {self.url}" not in self.log.read_text():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
+        deadline = time.monotonic() + START_S
+        while not re.search(rf"^open http\S+:{self.port}/$", self.log.read_text(), re.MULTILINE):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.kill()
+                raise AssertionError(self.log.read_text())
             time.sleep(0.1)
         return self
 
@@ -101,12 +104,12 @@ def click(page, selector):
 def choose(page, dropdown, text):
     """Choose in one of Gradio's lists, and wait for the form."""
     click(page, f"#{dropdown} input")
-    option = f"[...document.querySelectorAll('[role=option]')].find((option) => option.textContent.includes({text!r}))"
+    option = f"[...document.querySelectorAll('[role=option]')].find((option) => option.textContent.replace('✓', '').trim() === {text!r})"
     page.wait(f"{option} !== undefined", PATIENCE_S)
     page.run(f"{option}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
-    page.wait(f"document.querySelector('#{dropdown} input').value.includes({text!r})", PATIENCE_S)
+    page.wait(f"document.querySelector('#{dropdown} input').value === {text!r}", PATIENCE_S)
     if dropdown == "model":
-        page.wait(f"document.querySelector('.sat-form').dataset.model.includes({text.split()[0] + '/'!r})", PATIENCE_S)
+        page.wait(f"document.querySelector('.sat-form').dataset.model.includes({f'/{text.split()[0]}/'!r})", PATIENCE_S)
 
 
 def put(page, name, text):
@@ -125,10 +128,18 @@ def send(page, name, path):
 def make(page):
     """Click, and wait for clips; gives how many there are on the page."""
     before = page.run(CLIPS)
+    page.run(f"{PROBLEM}.hidden = true")
     click(page, "#go")
     page.wait(f"{CLIPS} > {before} || !{PROBLEM}.hidden", PATIENCE_S)
-    assert page.run(f"{PROBLEM}.textContent") == ""
+    assert page.run(f"{PROBLEM}.hidden"), page.run(f"{PROBLEM}.textContent")
     return page.run(CLIPS) - before
+
+
+def fail(page):
+    """Click, and wait for what is wrong."""
+    click(page, "#go")
+    page.wait(f"!{PROBLEM}.hidden", PATIENCE_S)
+    return page.run(f"{PROBLEM}.textContent")
 
 
 def downloaded(page, folder, selector, suffix):
@@ -212,9 +223,7 @@ def test_two_models_stand_side_by_side_with_one_seed(page):
 
 def test_an_autoencoder_reconstructs_what_is_sent(page, tone):
     choose(page, "model", "autoencoder · model")
-    click(page, "#go")
-    page.wait(f"!{PROBLEM}.hidden", PATIENCE_S)
-    assert page.run(f"{PROBLEM}.textContent") == "Sound to reconstruct: choose a file"
+    assert fail(page) == "Sound to reconstruct: choose a file"
     send(page, "audio", tone)
     page.wait("!document.querySelector('.sat-sound audio').hidden", PATIENCE_S)
     assert make(page) == 1
@@ -225,9 +234,7 @@ def test_what_is_wrong_is_a_sentence_and_goes_when_it_is_mended(page, tmp_path):
     choose(page, "model", "conditioned · model")
     put(page, "conditions-tempo", 999)
     put(page, "steps", 0)
-    click(page, "#go")
-    page.wait(f"!{PROBLEM}.hidden", PATIENCE_S)
-    said = page.run(f"{PROBLEM}.textContent")
+    said = fail(page)
     assert "Tempo: 999 is out of range: at least 60, at most 180" in said and "Steps: 0 is out of range" in said
     put(page, "conditions-tempo", 100)
     put(page, "steps", 2)
@@ -235,9 +242,7 @@ def test_what_is_wrong_is_a_sentence_and_goes_when_it_is_mended(page, tmp_path):
     (tmp_path / "notes.wav").write_text("no audio")
     send(page, "init-audio", tmp_path / "notes.wav")
     page.wait("!document.querySelector('.sat-sound audio').hidden", PATIENCE_S)
-    click(page, "#go")
-    page.wait(f"!{PROBLEM}.hidden", PATIENCE_S)
-    assert "notes.wav: not audio that can be read, or damaged" in page.run(f"{PROBLEM}.textContent")
+    assert "notes.wav: not audio that can be read, or damaged" in fail(page)
 
 
 def test_changing_the_model_keeps_what_both_ask_for(page):
