@@ -35,7 +35,6 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 AVERAGE = {"ema": True, "online": False}
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 HALF = 2  # bytes
-CARD_FILES = ("README.md", "demos")
 OF_THE_FILE = ("format", "model_config", "crc32")  # texts of a header that are about the file and not the model
 
 
@@ -124,10 +123,12 @@ def _job(args: argparse.Namespace) -> Job:
 
 def _check_target(args: argparse.Namespace, target: Target, source: Path) -> None:
     """Whether the files can be written, and replace nothing that is wanted."""
+    from stable_audio_tools.export.card import DEMO_FOLDER, FILE_NAME
+
     place = f"--out {args.out}"
     if any(path.exists() and source.exists() and path.samefile(source) for path in target.files):
         raise ConfigError([Problem((), "this is the checkpoint itself", "name another place")], place)
-    wanted = [*target.files, *(target.folder / name for name in CARD_FILES if args.card)]
+    wanted = [*target.files, *(target.folder / name for name in (FILE_NAME, DEMO_FOLDER) if args.card)]
     there = [str(path) for path in wanted if path.exists()]
     if there and not args.force:
         raise ConfigError([Problem((), f"there is already {' and '.join(there)}", "--force replaces it; or name another place")], place)

@@ -34,7 +34,6 @@ KINDS = {
 PARTS = ("pretransform", "encoder", "bottleneck", "decoder")
 TEXTS = ("t5", "clap_text", "bytes", "phoneme")
 OF_THE_MODEL = " · model · "  # in names of the synthetic evaluation, which also has those of real sounds and of noise
-PATHS = ("Where",)  # facts of the data that name places of the machine
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def _data(run: RunFolder) -> Iterator[str]:
     facts += [(words(key).capitalize(), _listed(value)) for key, value in made.items() if key != "dataset_type"]
     yield _table(known(facts))
     for source in map(mapping, items(run.data.get("folders"))):
-        table = _table([(name, text) for name, text in data_facts(source) if name not in PATHS])
+        table = _table(data_facts({key: _placeless(value) for key, value in source.items() if key != "path"}))
         yield f"### {_text(string(source.get('id')))}\n\n{table}" if table else ""
 
 

@@ -13,6 +13,8 @@ from stable_audio_tools.models.checkpoints import save_model
 
 RECIPE = {"embedder": "log_mel", "audio": "/home/someone/reference"}
 METRIC = {"name": "frechet_log_mel", "value": 1.234, "low": 1.1, "high": 1.4, "n": 48, "recipe": RECIPE}
+SOURCE = {"id": "my|bells", "path": "/home/someone/secret", "files": 320, "captioned": 80, "hours": 1.5}
+SOURCE |= {"kind": "latents", "encoder": "/home/someone/vae.safetensors"}
 STATE = {"name": "bells", "updated": "2026-01-02T03:04:05+00:00", "wall_s": 90.0, "device": "cpu", "parameters": 12345, "batch_size": 4}
 
 
@@ -27,7 +29,7 @@ def run(export):
         "run.json": STATE,
         "args.json": {"seed": 42, "batch_size": "auto"},
         "dataset.json": {"dataset_type": "audio_dir", "datasets": sources},
-        "data.json": {"folders": [{"id": "my|bells", "path": "/home/someone/secret", "files": 320, "captioned": 80, "hours": 1.5}]},
+        "data.json": {"folders": [SOURCE]},
         "evaluation.json": {"recipe": {}, "metrics": [METRIC]},
     }
     for name, value in files.items():
@@ -63,6 +65,7 @@ def test_what_the_run_knows_is_in_the_card(export, run):
         "| Seed | 42 |",
         "| Sources | my\\|bells |",
         "| Items | 320 |",
+        "| Kind | latents, made by vae.safetensors |",
         "| Length in all | 1.50 hours |",
         "| frechet log mel | 1.234 | 1.1 to 1.4 | 48 |",
         "Recipe: embedder log_mel, audio reference.",
