@@ -261,6 +261,7 @@ class LanguageModelRun(LanguageModel):
             ("cfg_dropout_prob",): "cfg_dropout_prob" in training.model_fields_set and training.cfg_dropout_prob > 0,
             ("demo", "demo_cfg_scales"): any(scale != 1 for scale in training.demo.demo_cfg_scales),
             ("demo", "demo_cond"): training.demo.demo_cond is not None,
+            ("evaluation", "cfg_scale"): training.evaluation is not None and training.evaluation.cfg_scale not in (None, 1),
         }
         for key in [key for key, given in idle.items() if given and not used]:
             fix = "remove it, or name conditions in model.lm"

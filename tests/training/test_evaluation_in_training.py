@@ -246,6 +246,14 @@ def test_what_cannot_be_evaluated_is_said_before_there_is_a_model(kind, section,
     assert all(part in message for part in said), message
 
 
+def test_guidance_without_conditions_is_refused():
+    config = evaluated(configs.language_model(), cfg_scale=2.0)
+    del config["model"]["conditioning"], config["model"]["lm"]["cross_attention_cond_ids"], config["training"]["demo"]["demo_cond"]
+    for key in ("cross_attn_cond_dim", "project_cross_attn_cond", "causal_cross_attention"):
+        config["model"]["lm"]["config"].pop(key)
+    assert "training.evaluation.cfg_scale" in problems(config)
+
+
 def test_more_clips_than_there_are_is_an_error_where_they_were_asked_for():
     data = {"dataset_type": "synthetic", "num_items": 8}
     message = problems(evaluated(configs.text_to_audio(), num_clips=10_000), data)
