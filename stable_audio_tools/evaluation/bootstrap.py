@@ -52,7 +52,7 @@ class Bootstrap:
         """
         if not math.isfinite(value) or n < 2:
             return math.nan, math.nan
-        low, high = torch.quantile(draws - draws.mean(), torch.tensor([_TAIL, 1 - _TAIL], dtype=draws.dtype)).tolist()
+        low, high = central_range(draws - draws.mean())
         wider = math.sqrt(n / (n - 1)) * student_quantile(n - 1) / Z_95
         return max(span[0], value + wider * min(low, 0.0)), min(span[1], value + wider * max(high, 0.0))
 
@@ -78,6 +78,13 @@ class Bootstrap:
         value = float(real.mean())
         low, high = self.interval(value, self.counts(len(real)) @ real / len(real), len(real), span)
         return Measure(name, value, low, high, len(real), recipe, better, unit)
+
+
+def central_range(draws: Tensor) -> tuple[float, float]:
+    """What holds one more draw like these (R,) with 95 %: from the rank of 0.025 (R + 1), or the least draw, to that from above."""
+    rank = max(1, math.floor(_TAIL * (len(draws) + 1)))
+    ordered = draws.sort()[0]
+    return float(ordered[rank - 1]), float(ordered[-rank])
 
 
 def student_quantile(freedom: int) -> float:

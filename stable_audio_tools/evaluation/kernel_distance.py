@@ -16,20 +16,6 @@ MEDIAN_ROWS = 2048  # chosen: two million distances settle a median
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
-def polynomial_kernel(reference: Tensor) -> Kernel:
-    """(x . y / D + 1)^3, arXiv:1801.01401, section 4, of vectors in units of the root mean square of the reference's numbers.
-
-    Without units the kernel of small vectors, such as some latents, sees means alone, and that of large ones little but their cubes.
-    """
-    power = reference.square().mean()
-    power = power if power > 0 else torch.ones_like(power)
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T / (x.shape[1] * power) + 1) ** 3
-
-    return kernel
-
-
 def gaussian_kernel(reference: Tensor) -> Kernel:
     """exp(-|x - y|^2 / (2 s^2)), s the median distance between reference vectors. arXiv:2502.15602, section 4."""
     step = -(-len(reference) // MEDIAN_ROWS)
@@ -58,6 +44,22 @@ def kernel_distance(first: Tensor, second: Tensor, kernel: Kernel, counts: tuple
     within = mean_kernel(first, first, kernel, (taken[0], taken[0]), apart=True)
     within += mean_kernel(second, second, kernel, (taken[1], taken[1]), apart=True)
     return within - 2 * mean_kernel(first, second, kernel, taken, apart=len(first) == len(second))
+
+
+def polynomial_distance(first: Tensor, second: Tensor, counts: tuple[Tensor, Tensor]) -> Tensor:
+    """`kernel_distance` under (x . y / D + 1)^3, arXiv:1801.01401, section 4, in units of the root mean square of the second set: (R,).
+
+    Without units the kernel of small vectors, such as some latents, sees means alone, and that of large ones little but their cubes.
+    Each resample has the units of its own second set, for which the powers are summed apart.
+    """
+    rows = second.double().square().mean(1)
+    unit = (counts[1] @ rows / counts[1].sum(1)).clamp_min(1e-30)
+    powers = [kernel_distance(first, second, _power_of_product(k), counts) / unit**k for k in (1, 2, 3)]
+    return 3 * powers[0] + 3 * powers[1] + powers[2]  # the constant term of the binomial cancels
+
+
+def _power_of_product(exponent: int) -> Kernel:
+    return lambda x, y: (x @ y.T / x.shape[1]) ** exponent
 
 
 def mean_kernel(x: Tensor, y: Tensor, kernel: Kernel, counts: tuple[Tensor, Tensor], *, apart: bool) -> Tensor:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from .bootstrap import ANY, AT_LEAST_0, Span
 from .comparison import Comparison
 from .embedders.base import Embedder
 from .frechet import extrapolated, frechet_of, gaussian
-from .kernel_distance import Kernel, gaussian_kernel, kernel_distance, polynomial_kernel
+from .kernel_distance import gaussian_kernel, kernel_distance, polynomial_distance
 from .measure import Measure
 from .two_sets import SMALLEST, Resampled, between
 
@@ -32,13 +30,13 @@ def frechet(comparison: Comparison) -> list[Measure]:
 def kernel(comparison: Comparison) -> list[Measure]:
     """`kernel_<embedder>` for each embedder."""
     recipe = {"distance": "squared MMD, unbiased, arXiv:1801.01401", "kernel": "(x.y/D + 1)^3, in units of the reference's RMS"}
-    return _each(comparison, "kernel", partial(_kernel_resampled, polynomial_kernel), recipe)
+    return _each(comparison, "kernel", _polynomial_resampled, recipe)
 
 
 def kad(comparison: Comparison) -> list[Measure]:
     """`kad_<embedder>` for each embedder."""
     recipe = {"distance": "squared MMD, unbiased, arXiv:2502.15602, not scaled", "kernel": "Gaussian, median distance of the reference"}
-    return _each(comparison, "kad", partial(_kernel_resampled, gaussian_kernel), recipe)
+    return _each(comparison, "kad", _gaussian_resampled, recipe)
 
 
 def frechet_infinity(comparison: Comparison) -> list[Measure]:
@@ -99,5 +97,9 @@ def _frechet_resampled(first: Tensor, second: Tensor, counts: Tensor, other_coun
     return torch.tensor(distances, dtype=torch.float64)
 
 
-def _kernel_resampled(make: Callable[[Tensor], Kernel], first: Tensor, second: Tensor, counts: Tensor, other_counts: Tensor) -> Tensor:
-    return kernel_distance(first, second, make(second), (counts, other_counts))
+def _polynomial_resampled(first: Tensor, second: Tensor, counts: Tensor, other_counts: Tensor) -> Tensor:
+    return polynomial_distance(first, second, (counts, other_counts))
+
+
+def _gaussian_resampled(first: Tensor, second: Tensor, counts: Tensor, other_counts: Tensor) -> Tensor:
+    return kernel_distance(first, second, gaussian_kernel(second), (counts, other_counts))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.diffusion.seeds import generator_for
 
-from .bootstrap import COSINE, Bootstrap
+from .bootstrap import COSINE, Bootstrap, central_range
 from .comparison import Comparison
 from .embedders.base import TextEmbedder
 from .measure import Measure
@@ -45,5 +45,4 @@ def _dealt(cosines: Tensor, bootstrap: Bootstrap) -> tuple[float, float]:
         return math.nan, math.nan
     rows = torch.arange(n)
     means = torch.stack([cosines[rows, torch.randperm(n, generator=generator)].mean() for _ in range(bootstrap.resamples)])
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
-    return low, high
+    return central_range(means)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stable_audio_tools.diffusion.seeds import generator_for
 
-from .bootstrap import AT_LEAST_0, Bootstrap, Span
+from .bootstrap import AT_LEAST_0, Bootstrap, Span, central_range
 from .measure import Measure
 
 SMALLEST = 2  # clips of a set; fewer have no spread
@@ -53,5 +53,4 @@ def _dealt(first: Tensor, second: Tensor, resampled: Resampled, bootstrap: Boots
     for row in dealt:
         row[torch.randperm(len(rows), generator=generator)[: len(first)]] = 1
     distances = resampled(rows, rows, dealt, 1 - dealt)
-    low, high = torch.quantile(distances, torch.tensor([0.025, 0.975], dtype=rows.dtype)).tolist()
-    return low, high
+    return central_range(distances)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stable_audio_tools.diffusion.seeds import generator_for
-from stable_audio_tools.evaluation.bootstrap import Bootstrap, student_quantile
+from stable_audio_tools.evaluation.bootstrap import Bootstrap, central_range, student_quantile
 from stable_audio_tools.evaluation.frechet import frechet_of, gaussian
 from stable_audio_tools.evaluation.statistics import Share
 
@@ -46,6 +46,14 @@ def test_what_cannot_be_measured_is_left_out_and_said():
         assert math.isnan(nothing.value) and nothing.n == 0 and nothing.to_dict()["value"] is None
     one = Bootstrap().mean("x", torch.tensor([4.0]), {})
     assert one.value == 4 and math.isnan(one.low) and math.isnan(one.high)
+
+
+@pytest.mark.parametrize("draws", [39, 79, 200, 1000])
+def test_the_central_range_holds_the_next_draw(draws):
+    """By ranks, so that few draws do not hold too little: exactly 95 % where R + 1 is a multiple of 40."""
+    low, high = central_range(torch.arange(draws).double().flip(0))
+    inside = high - low
+    assert inside / (draws + 1) == pytest.approx(0.95, abs=0.005)
 
 
 def test_no_interval_leaves_what_values_can_be():
