@@ -18,11 +18,14 @@ from .isolation import Stream, each_isolated
 from .long_audio import CHUNK_S, chunks_of, mapped, reach
 
 
-def decode_latents(pretransform: Pretransform, latents: Tensor, sample_rate: int, *, chunked: bool | None = None) -> Tensor:
+def decode_latents(
+    pretransform: Pretransform, latents: Tensor, sample_rate: int, streams: Sequence[Stream], *, chunked: bool | None = None
+) -> Tensor:
     """Audio (B, C, samples) of latents (B, C, T).
 
     Args:
         sample_rate: of the audio, in Hz.
+        streams: of each item, for noise that a bottleneck puts beside the latents.
         chunked: True: in chunks of 20 s; False: in one pass, or as the pretransform's config says; default: in chunks where it is long.
 
     Raises:
@@ -31,9 +34,9 @@ def decode_latents(pretransform: Pretransform, latents: Tensor, sample_rate: int
     check_chunkable(pretransform, chunked)
     ratio = pretransform.downsampling_ratio
     sides = partial(reach, pretransform.decode, latents, frame_in=1, frame_out=ratio)
-    return mapped(
-        pretransform.decode, latents, _chunks(pretransform, latents.shape[-1], sample_rate, chunked, sides), frame_in=1, frame_out=ratio
-    )
+    chunks = _chunks(pretransform, latents.shape[-1], sample_rate, chunked, sides)
+    decode = partial(mapped, pretransform.decode, chunks=chunks, frame_in=1, frame_out=ratio)
+    return each_isolated(decode, latents, streams, latents.device) if _draws(pretransform) else decode(latents)
 
 
 def encode_audio(pretransform: Pretransform, audio: Tensor, sample_rate: int) -> Tensor:
@@ -52,9 +55,11 @@ def decode_tokens(
     if not isinstance(pretransform, AutoencoderPretransform) or pretransform.model.bottleneck is None:
         chunks = _chunks(pretransform, tokens.shape[-1], sample_rate, chunked, lambda: None)
         return mapped(pretransform.decode_tokens, tokens, chunks, frame_in=1, frame_out=ratio)
-    autoencoder, weight = pretransform.model, next(pretransform.parameters())
+    weight = next(pretransform.parameters())
     latents = each_isolated(pretransform.model.bottleneck.decode_tokens, tokens, streams, weight.device).to(weight)
-    function = partial(autoencoder.decode, skip_bottleneck=True, iterate_batch=pretransform.iterate_batch)
+    function = partial(
+        pretransform.model.decode_audio, chunked=pretransform.chunked, skip_bottleneck=True, iterate_batch=pretransform.iterate_batch
+    )
     sides = partial(reach, function, latents, frame_in=1, frame_out=ratio)
     chunks = _chunks(pretransform, latents.shape[-1], sample_rate, chunked, sides)
     return mapped(function, latents, chunks, frame_in=1, frame_out=ratio)
@@ -69,6 +74,12 @@ def check_chunkable(pretransform: Pretransform | None, chunked: bool | None) -> 
 
 def _has_network(pretransform: Pretransform | None) -> bool:
     return pretransform is not None and next(pretransform.parameters(), None) is not None
+
+
+def _draws(pretransform: Pretransform) -> bool:
+    """Whether decoding draws random numbers."""
+    bottleneck = pretransform.model.bottleneck if isinstance(pretransform, AutoencoderPretransform) else None
+    return getattr(bottleneck, "noise_augment_dim", 0) > 0
 
 
 def _chunks(

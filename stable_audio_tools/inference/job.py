@@ -152,7 +152,7 @@ class Job:
             return latents.float()
         if model.pretransform is None:
             return latents[..., : self.sample_size].float()
-        decoded = decode_latents(model.pretransform, latents, model.sample_rate, chunked=self.chunked_decode)
+        decoded = decode_latents(model.pretransform, latents, model.sample_rate, self.streams, chunked=self.chunked_decode)
         return decoded[..., : self.sample_size].float()
 
 

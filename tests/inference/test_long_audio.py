@@ -11,8 +11,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import configs
 
-from stable_audio_tools.inference.decoding import decode_latents, encode_audio
-from stable_audio_tools.inference.generation import generate_diffusion_cond
+from stable_audio_tools.inference.decoding import decode_latents, decode_tokens, encode_audio
+from stable_audio_tools.inference.generation import generate_diffusion_cond, isolated_generators
 from stable_audio_tools.inference.long_audio import LONG_S, UNBOUNDED_OVERLAP, chunks_of, mapped, reach
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.autoencoders.chunking import Chunks, map_chunks
@@ -123,7 +123,7 @@ def test_a_long_clip_is_cut_by_itself_and_a_short_one_is_not(codec, monkeypatch)
 
     def made(latents, **options):
         lengths.clear()
-        audio = decode_latents(codec, latents, RATE, **options)
+        audio = decode_latents(codec, latents, RATE, [(0, 0)], **options)
         torch.testing.assert_close(audio, decode(latents), rtol=1e-5, atol=1e-6)
         return list(lengths)
 
@@ -170,8 +170,35 @@ def test_a_pretransform_set_to_chunks_keeps_its_own(monkeypatch):
     decode = codec.model.decode
     monkeypatch.setattr(codec.model, "decode", lambda x, **options: lengths.append(x.shape[-1]) or decode(x, **options))
     with torch.no_grad():
-        decode_latents(codec, torch.zeros(1, 4, 2 * RATE // 16), RATE)
+        decode_latents(codec, torch.zeros(1, 4, 2 * RATE // 16), RATE, [(0, 0)])
     assert set(lengths) == {128}
+
+
+def test_tokens_of_a_pretransform_set_to_chunks_are_decoded_in_them():
+    config = configs.language_model()
+    config["model"]["pretransform"]["chunked"] = True
+    model = filled(create_model_from_config(config))
+    tokens, lengths = torch.zeros(1, 3, 300, dtype=torch.int64), []
+    model.pretransform.model.decoder.register_forward_hook(lambda module, given, output: lengths.append(given[0].shape[-1]))
+    with torch.no_grad():
+        audio = decode_tokens(model.pretransform, tokens, RATE, [(0, 0)])
+        assert lengths == [128] * 3
+        torch.testing.assert_close(audio, model.decode_tokens(tokens))
+
+
+def test_noise_beside_the_latents_is_each_items_own():
+    body = configs.autoencoder()["model"]
+    quantizer = {"input_dim": 4, "n_codebooks": 2, "codebook_size": 16, "codebook_dim": 2, "noise_augment_dim": 4}
+    body["bottleneck"] = {"type": "dac_rvq", "config": quantizer}
+    body["encoder"]["config"]["latent_dim"], body["decoder"]["config"]["latent_dim"] = 4, 8
+    codec = filled(create_pretransform_from_config({"type": "autoencoder", "config": body}, RATE))
+    latents = torch.randn(2, 4, 30, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), isolated_generators(torch.device("cpu"), 0):
+        both = decode_latents(codec, latents, RATE, [(5, 0), (5, 1)])
+        alone = decode_latents(codec, latents[1:], RATE, [(5, 1)])
+        other = decode_latents(codec, latents[1:], RATE, [(6, 1)])
+    torch.testing.assert_close(alone, both[1:])
+    assert not torch.allclose(other, alone)
 
 
 PROBE = """
@@ -187,7 +214,7 @@ for side in ("encoder", "decoder"):
 codec = create_pretransform_from_config({{"type": "autoencoder", "config": body}}, 16000)
 latents = torch.randn(1, 4, int({seconds} * 16000 / 16))
 with torch.no_grad():
-    decode_latents(codec, latents, 16000)
+    decode_latents(codec, latents, 16000, [(0, 0)])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
