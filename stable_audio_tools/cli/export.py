@@ -132,7 +132,7 @@ def _check_target(args: argparse.Namespace, target: Target, source: Path) -> Non
     there = [str(path) for path in wanted if path.exists()]
     if there and not args.force:
         raise ConfigError([Problem((), f"there is already {' and '.join(there)}", "--force replaces it; or name another place")], place)
-    existing = next(parent for parent in (target.folder, *target.folder.absolute().parents) if parent.exists())
+    existing = _standing(target.folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         cause = f"{existing} cannot be written to" if existing.is_dir() else f"{existing} is a file"
         raise ConfigError([Problem((), cause, "name another place")], place)
@@ -169,7 +169,12 @@ def _check_space(args: argparse.Namespace, target: Target, weights: LoadedWeight
 
 def _free(folder: Path) -> int:
     """Bytes free where `folder` is or will be."""
-    return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
+    return shutil.disk_usage(_standing(folder)).free
+
+
+def _standing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above that is there."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
 # the weights
