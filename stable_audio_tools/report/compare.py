@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from stable_audio_tools.report.alignment import Line, align, nearest
 from stable_audio_tools.report.document import asset, document, figure, replace_file, string, table, words
-from stable_audio_tools.report.evaluation import better, evaluation_charts, interval, measured, method, reading
+from stable_audio_tools.report.evaluation import better, evaluation_charts, interval, measured, measured_sections, method, reading
 from stable_audio_tools.report.facts import cost_facts, state_facts
 from stable_audio_tools.report.media import EMBED_BUDGET, MediaCache, choose_embedded
 from stable_audio_tools.report.metrics import charts, rank
@@ -52,13 +52,11 @@ def build_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
         "demos": _demos(names, folders, players),
     }
     title = f"Comparison of {' and '.join(names) if len(names) == 2 else f'{len(names)} runs'}"
-    evaluation = _evaluations(names, folders)
     content = Template(asset("comparison.html")).substitute(
         title=escape(title),
         facts=_facts(names, folders, out.parent),
         differences=_differences(names, folders),
-        no_evaluation="" if evaluation or data["evaluations"] else " hidden",
-        evaluation=evaluation,
+        measured=measured_sections(_evaluations(names, folders), curves=bool(data["evaluations"])),
         listen=asset("listen.html"),
         notes="".join(
             f"<li>{escape(f'{name}: {note}')}</li>" for name, folder in zip(names, folders, strict=True) for note in folder.notes

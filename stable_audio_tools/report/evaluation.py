@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import Any
 
-from stable_audio_tools.report.document import definitions, figure, string, table, words
+from stable_audio_tools.report.document import asset, definitions, figure, string, table, words
 from stable_audio_tools.report.values import items, mapping, number
 
 MEASURED = {"model", "train_step"}  # in recipes: what was measured, not how
@@ -105,6 +106,11 @@ def better(metric: Mapping[str, Any]) -> str | None:
 def method(recipe: Any) -> Any:
     """A recipe without what says which weights were measured."""
     return {key: item for key, item in recipe.items() if key not in MEASURED} if isinstance(recipe, dict) else recipe
+
+
+def measured_sections(tables: str, *, curves: bool) -> str:
+    """The sections of evaluations and of metrics; `curves`: whether there are evaluations to draw."""
+    return Template(asset("measured.html")).substitute(no_evaluation="" if tables or curves else " hidden", evaluation=tables)
 
 
 def evaluation_html(value: Any) -> str:

@@ -13,7 +13,7 @@ from string import Template
 from typing import Any
 
 from stable_audio_tools.report.document import asset, definitions, document, scaled, string, table
-from stable_audio_tools.report.evaluation import evaluation_html
+from stable_audio_tools.report.evaluation import evaluation_html, measured_sections
 from stable_audio_tools.report.facts import cost_facts, data_facts, parts, state_facts
 from stable_audio_tools.report.media import Media
 from stable_audio_tools.report.run_folder import RunFolder
@@ -24,7 +24,6 @@ SETUP_TITLES = {"config.json": "Model config", "dataset.json": "Dataset", "args.
 
 def page(folder: RunFolder, data: Mapping[str, Any], media: Iterable[Media]) -> str:
     """The whole document; `data` is what its script reads."""
-    evaluation = evaluation_html(folder.evaluation)
     cost, sources = _cost(folder), _data(folder)
     content = Template(asset("run.html")).substitute(
         name=escape(folder.name),
@@ -33,8 +32,7 @@ def page(folder: RunFolder, data: Mapping[str, Any], media: Iterable[Media]) -> 
         problem=_problem(folder.run),
         facts=definitions(state_facts(folder)),
         listen=asset("listen.html"),
-        no_evaluation="" if evaluation or data["evaluations"] else " hidden",
-        evaluation=evaluation,
+        measured=measured_sections(evaluation_html(folder.evaluation), curves=bool(data["evaluations"])),
         no_cost="" if cost else " hidden",
         cost=cost,
         no_sources="" if sources else " hidden",

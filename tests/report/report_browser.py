@@ -185,3 +185,8 @@ class Page:
     @property
     def requests(self) -> list[str]:
         return [event["request"]["url"] for event in self._events("Network.requestWillBeSent")]
+
+
+def opened(browser: Browser, page: Path, **options) -> Page:
+    """A page of a file."""
+    return browser.open(page.resolve().as_uri(), **options)

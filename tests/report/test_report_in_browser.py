@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from report_browser import Browser, Page
+from report_browser import Browser, Page, opened
 from report_samples import diffusion_clips, make_run, metrics_lines, run_state, write_demos, write_metrics
 
 from stable_audio_tools.audio.latent_picture import save_latents
@@ -21,18 +21,8 @@ CURVE = "allCharts[{}].plot.querySelector('.curve').getAttribute('d')"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with Browser(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def complete(tmp_path_factory) -> Path:
     return build_report(make_run(tmp_path_factory.mktemp("runs") / "quick start", demo_steps=(0, 400, 1200, 2000), resumed=[800]))
-
-
-def opened(browser: Browser, page: Path, **options) -> Page:
-    return browser.open(page.resolve().as_uri(), **options)
 
 
 def assert_quiet(page: Page, path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from report_browser import Browser, Page
+from report_browser import Browser, Page, opened
 from report_samples import autoencoder_clips, diffusion_clips, make_run, metrics_lines, run_state, write_demos, write_metrics
 
 from stable_audio_tools.report import build, build_comparison, build_report
@@ -12,12 +12,6 @@ from stable_audio_tools.report import build, build_comparison, build_report
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Browser.available(), reason="no chromium on PATH")]
 
 SOUNDING = "players.map((player) => !player.paused && !player.muted)"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with Browser(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +41,6 @@ def comparison(tmp_path_factory) -> Path:
     for run in runs:
         (run / "evaluations.jsonl").write_text("".join(json.dumps(each) + "\n" for each in evaluations))
     return build_comparison(runs, folder / "comparison.html")
-
-
-def opened(browser: Browser, page: Path, **options) -> Page:
-    return browser.open(page.resolve().as_uri(), **options)
 
 
 def pair_opened(browser: Browser, page: Path, row: int, **options) -> Page:
