@@ -134,6 +134,22 @@ def test_guidance_and_sampler_options_act_and_are_in_the_settings(made):
     torch.testing.assert_close(apart, plain, atol=1e-4, rtol=1e-4)
 
 
+def test_a_sampler_in_ratios_may_be_told_how_much_noise_init_audio_gets(made, generate, models):
+    tone("tone.wav", 2048)
+    start = [*BELL, "--seed", "0", "--steps", "4", "--sampler", "dpmpp-2m", "--init-audio", "tone.wav"]
+
+    def difference(*arguments):
+        audio, settings = made("text_to_audio", *start, *arguments)
+        assert ("init_noise_level" in settings) != ("sampler_options" in settings)
+        return float((audio - load_audio("tone.wav")[0]).square().mean())
+
+    near, far = (difference("--sampler-option", f"sigma_max={ratio}") for ratio in ("0.02", "5"))
+    assert near < far and difference() != far
+    both = ["--sampler-option", "sigma_max=5", "--init-noise-level", "0.5"]
+    status, _, err = generate("--model", models("text_to_audio"), *start, *both)
+    assert status == 2 and "--init-noise-level: --sampler-option sigma_max says too how much noise --init-audio gets\n  = keep one" in err
+
+
 def test_without_guidance_there_is_nothing_to_shape(generate, models):
     flags = [*("--cfg-interval", "0:1"), *("--cfg-rescale", "1"), *("--apg-scale", "1"), "--no-batch-cfg"]
     status, _, err = generate("--model", models("text_to_audio"), *BELL, "--cfg-scale", "1", *flags)

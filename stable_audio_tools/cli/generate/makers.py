@@ -93,7 +93,11 @@ class DiffusionMaker:
         if chosen.cfgpp and guidance["cfg_scale"] == 1:
             message = "follows the unconditional prediction, and without guidance there is none"
             raise ConfigError([Problem((), message, "add --cfg-scale, from 0 to below 1, or choose another")], f"--sampler {sampler}")
-        varied = None if args.init_audio is None else INIT_NOISE_LEVEL if args.init_noise_level is None else args.init_noise_level
+        if args.init_noise_level is not None and "sigma_max" in options:
+            message = "--sampler-option sigma_max says too how much noise --init-audio gets"
+            raise ConfigError([Problem((), message, "keep one")], source="--init-noise-level")
+        default = None if args.init_audio is None or "sigma_max" in options else INIT_NOISE_LEVEL
+        varied = default if args.init_noise_level is None else args.init_noise_level
         return cls(
             args.steps or demo.get("demo_steps") or STEPS,
             sampler,
@@ -133,7 +137,9 @@ class DiffusionMaker:
         options: dict[str, Any] = {"steps": self.steps, "sample_size": length, "seed": [clip.seed for clip in clips]}
         options |= {"sampler_type": self.sampler, "callback": callback, **self.options}
         if self.init_audio is not None:
-            options |= {"init_audio": _audio(self.init_audio, model, length), "init_noise_level": self.init_noise_level}
+            options["init_audio"] = _audio(self.init_audio, model, length)
+        if self.init_noise_level is not None:
+            options["init_noise_level"] = self.init_noise_level
         if not hasattr(model, "conditioner"):
             return generate_diffusion_uncond(model, batch_size=len(clips), **options)
         options |= {**self.guidance, **_conditioning(clips)}
