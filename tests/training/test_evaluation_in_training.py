@@ -96,6 +96,7 @@ def test_training_does_not_notice_and_the_sampling_weights_are_measured(kind, tm
     assert all(math.isfinite(metric["value"]) and metric["recipe"]["train_step"] == 3 for metric in found[-1]["metrics"])
 
 
+@pytest.mark.slow
 def test_what_it_says_is_in_lightnings_table_and_with_every_logger(tmp_path):
     config = configs.text_to_audio()
     seen = {}
@@ -120,6 +121,7 @@ def test_a_failing_evaluation_does_not_end_training(tmp_path, caplog):
     assert [(line["step"], values(line)["score"]) for line in lines(tmp_path)] == [(2, None), (3, 1.0)]
 
 
+@pytest.mark.slow
 def test_the_best_by_evaluation_stays_and_a_run_that_gets_no_better_ends(tmp_path):
     config, exported = configs.text_to_audio(), []
     saver = RunCheckpoint(tmp_path, every=1, keep=-1)
@@ -132,6 +134,7 @@ def test_the_best_by_evaluation_stays_and_a_run_that_gets_no_better_ends(tmp_pat
     assert AtomicCheckpointIO().load_checkpoint(tmp_path / "best.ckpt")["stable_audio_tools"]["train_step"] == 2
 
 
+@pytest.mark.slow
 def test_validation_does_not_stand_in_for_an_evaluation(tmp_path):
     """A validation between two evaluations would otherwise judge the old value once more, as one without improvement."""
     config = configs.text_to_audio()
