@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import configs
 from ranks import batches, train
+from test_host import wrapper
 
 from stable_audio_tools.cli.main import main
 from stable_audio_tools.configs.errors import ConfigError
@@ -94,6 +95,30 @@ def test_training_does_not_notice_and_the_sampling_weights_are_measured(kind, tm
     (again,) = measure(["frechet"], comparison)
     assert values(found[-1])["frechet_log_mel"] == pytest.approx(again.value, rel=1e-3)
     assert all(math.isfinite(metric["value"]) and metric["recipe"]["train_step"] == 3 for metric in found[-1]["metrics"])
+
+
+@pytest.mark.parametrize("kind", ["text_to_audio", "language_model"])
+def test_stored_latents_and_tokens_are_heard(kind):
+    """Decoded, they are what the same clips are through the pretransform; padding of frames is padding of samples."""
+    config = evaluated(KINDS[kind](pre_encoded=True), num_clips=4, batch_size=4, metrics=["frechet"])
+    module = wrapper(config)
+    audio, metadata = next(iter(batches(config, 4, 8, shuffle=False)))
+    pretransform, tokens = module.model.pretransform, kind == "language_model"
+    stored = pretransform.tokenize(audio) if tokens else pretransform.encode(audio)
+    heard = pretransform.decode_tokens(stored) if tokens else pretransform.decode(stored)
+    frames, half = stored.shape[-1], stored.shape[-1] // 2
+    masked = [{**item, "padding_mask": torch.arange(frames) < half} for item in metadata]
+
+    def found(run, batch):
+        measured = ModuleEvaluation(parse_run_config(run), [batch])
+        return measured.measure(module, [measured.make(module, 0, 1, lambda: None)])[0].value
+
+    plain = evaluated(KINDS[kind](), num_clips=4, batch_size=4, metrics=["frechet"])
+    of_stored = found(config, (stored, masked))
+    module.pre_encoded = False
+    samples = [{**item, "padding_mask": torch.arange(audio.shape[-1]) < audio.shape[-1] // 2} for item in metadata]
+    assert of_stored == pytest.approx(found(plain, (heard, samples)), rel=1e-3)
+    assert of_stored != pytest.approx(found(plain, (heard, metadata)), rel=1e-3)
 
 
 @pytest.mark.slow
