@@ -87,9 +87,10 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def page(browser, server):
     page = browser.open(server.url, width=1360, height=900)
-    page.send("Emulation.setFocusEmulationEnabled", {"enabled": True})  # earlier tabs are still there
+    page.send("Emulation.setFocusEmulationEnabled", {"enabled": True})
     page.wait("document.querySelector('.sat-field') !== null", PATIENCE_S)
     yield page
+    page.send("Page.close")  # each tab holds connections, of which a browser has six for a server
     assert page.problems == []
     assert [url for url in page.requests if not url.startswith((server.url, "data:", "blob:"))] == []
 
@@ -262,6 +263,7 @@ def test_the_page_fits_a_phone(browser, server):
     assert page.run("document.documentElement.scrollWidth") <= 390
     assert page.run("[...document.querySelectorAll('#form input, #form select, #form textarea')].every((node) =>"
                     "node.labels?.length || node.ariaLabel || node.ariaHidden === 'true')")  # fmt: skip
+    page.send("Page.close")
     assert page.problems == []
 
 
