@@ -455,7 +455,7 @@ TRAINED: list[Row] = [
     ),
     ("generate with weights that lack a config", GENERATE, weights("bare", "weights.safetensors"), ("weights.safetensors", "config")),
     ("generate in no steps", [*GENERATE, "--steps", "0"], nothing, ("--steps", "0")),
-    ("generate into a strange format", [*GENERATE, "--out", "a.mp3"], nothing, ("a.mp3", ".wav")),
+    ("generate into a strange format", [*GENERATE, "--out", "a.m4a"], nothing, ("a.m4a", ".wav")),
     ("evaluate of a missing run", ["evaluate", "--model", "no/such/run"], nothing, ("no/such/run", "no such")),
     ("evaluate of one prompt", ["evaluate", "--model", "runs/mine", "--num-prompts", "1"], nothing, ("--num-prompts", "1")),
 ]

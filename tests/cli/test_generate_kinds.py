@@ -1,10 +1,14 @@
 """`generate` with every kind of model: what each makes, with which flags, and which flags it refuses."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import configs
 
 from stable_audio_tools.audio.io import load_audio, save_audio
 from stable_audio_tools.inference.language import generate_lm
@@ -249,3 +253,38 @@ def test_half_precision_makes_nearly_the_same_sound(made, kind, precision):
 
 def test_half_is_short_for_fp16(made):
     assert made("text_to_audio", *BELL, "--half", "--steps", "1")[1]["precision"] == "fp16"
+
+
+TOLD = [{"type": "prefix", "seconds": 0.05}, {"type": "reference", "source": "like"}]
+
+
+def test_a_model_that_was_told_frames_and_references_takes_them(saved, generate):
+    tone("tone.wav", 640)
+    model = saved(configs.text_to_audio(conditions=TOLD))
+
+    def audio(*arguments):
+        status, paths, err = generate("--model", model, *FLOATS, *BELL, "--seed", "4", "--steps", "3", *arguments)
+        assert status == 0, err
+        return load_audio(paths[0])[0], json.loads(paths[0].with_suffix(".json").read_text())
+
+    tone_audio = load_audio("tone.wav")[0]
+    onward, settings = audio("--continue-from", "tone.wav")
+    assert torch.equal(onward[:, :640], tone_audio) and onward[:, 640:].abs().sum() > 0
+    like, told = audio("--continue-from", "tone.wav", "--reference", "tone.wav")
+    assert told["reference"] == ["tone.wav"] and "reference" not in settings
+    assert torch.equal(like[:, :640], tone_audio) and not torch.allclose(like, onward, atol=1e-4)
+    status, paths, err = generate("--from-settings", "clip.json", "--out", "again.wav")
+    assert status == 0 and torch.equal(load_audio(paths[0])[0], like), err
+    filled, _ = audio("--inpaint-audio", "tone.wav", "--mask", "0.03:0.05", "--seconds", "0.08")
+    assert torch.equal(filled[:, :240], tone_audio[:, :240]) and torch.equal(filled[:, 400:], tone_audio[:, 400:])
+
+
+def test_references_that_a_model_does_not_know_are_refused(saved, generate, models):
+    tone("tone.wav", 640)
+    status, _, err = generate("--model", models("text_to_audio"), *BELL, "--reference", "tone.wav")
+    assert status == 2 and "--reference: 1 given, and the model was not trained with references" in err
+    model = saved(configs.text_to_audio(conditions=TOLD))
+    status, _, err = generate("--model", model, *BELL, "--reference", "tone.wav", "--reference", "tone.wav")
+    assert status == 2 and "2 given, and the model learned to take 1" in err
+    status, _, err = generate("--model", models("language_model"), *BELL, "--reference", "tone.wav")
+    assert status == 2 and "--reference" in err

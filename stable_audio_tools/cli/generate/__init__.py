@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from stable_audio_tools.models.pretrained import find_model
 
     found = find_model(args.model, model_config=args.model_config)
-    check_flags(args, found.parsed.model_type)
+    check_flags(args, found.parsed)
     outline = found.outline()
     weights = fingerprint(found.weights)
     planned = plan(args, wishes, outline, found.config, weights)
@@ -86,7 +86,7 @@ def _check_audio(args: argparse.Namespace) -> None:
     """Whether the audio that was named can be read."""
     from stable_audio_tools.audio.io import probe
 
-    for path in filter(None, (args.init_audio, args.inpaint_audio, args.continue_from, *args.reconstruct)):
+    for path in filter(None, (args.init_audio, args.inpaint_audio, args.continue_from, *args.reference, *args.reconstruct)):
         probe(path)
 
 

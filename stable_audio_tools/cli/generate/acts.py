@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from typing import Any
 
 from stable_audio_tools.configs.errors import ConfigError, Problem
+from stable_audio_tools.diffusion.known import Told
 
 DIFFUSION = ("diffusion_cond", "diffusion_cond_inpaint", "diffusion_uncond")
 AUTOENCODERS = ("autoencoder", "diffusion_autoencoder")
@@ -21,6 +23,7 @@ ACTS_ON = {
     "inpaint_audio": ("diffusion_cond_inpaint",),
     "mask": ("diffusion_cond_inpaint",),
     "continue_from": ("diffusion_cond_inpaint", "lm"),
+    "reference": CONDITIONED,
     "reconstruct": AUTOENCODERS,
     "num_quantizers": AUTOENCODERS,
     "latent_noise": AUTOENCODERS,
@@ -58,11 +61,16 @@ WHY = {  # what a reader would ask next: reason and fix by flag and model type
 SHAPES_GUIDANCE = ("cfg_interval", "cfg_rescale", "apg_scale", "apg_momentum", "cfg_norm_threshold", "no_batch_cfg")
 
 
-def check_flags(args: argparse.Namespace, model_type: str) -> None:
-    """Raises ConfigError with every flag that has no effect on a model of this type."""
+def check_flags(args: argparse.Namespace, config: Any) -> None:
+    """Raises ConfigError with every flag that has no effect on a model of this validated config."""
+    told = getattr(config, "told", Told())
+    model_type = "diffusion_cond_inpaint" if told.frames else config.model_type  # it can be used as one
     problems = [_problem(name, model_type) for name in ACTS_ON if given(args, name) and model_type not in ACTS_ON[name]]
     if model_type in AUTOENCODERS and not args.reconstruct:
         problems.append(Problem((), "an autoencoder makes sounds of sounds", "--reconstruct FILE encodes and decodes one"))
+    if model_type in CONDITIONED and len(args.reference) > len(told.references):
+        learned = f"learned to take {len(told.references)}" if told.references else "was not trained with references"
+        problems.append(Problem((), f"--reference: {len(args.reference)} given, and the model {learned}", LEAVE_OUT))
     if problems:
         raise ConfigError(problems, source=f"--model {args.model}")
 

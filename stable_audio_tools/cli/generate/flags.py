@@ -62,6 +62,8 @@ def _audio_flags(parser: argparse.ArgumentParser) -> None:
     anew = "seconds of --inpaint-audio to make anew; repeat it for more parts"
     add("--mask", type=_part, action="append", default=[], metavar="START:END", help=anew)
     add("--continue-from", metavar="FILE", help="keep this sound and go on to --seconds, with an inpainting or a language model")
+    like = "a sound that stands in front of each clip, for a model that was trained with references; repeat it for more kinds"
+    add("--reference", action="append", default=[], metavar="FILE", help=like)
     add("--reconstruct", nargs="+", default=[], metavar="FILE", help="encode and decode these sounds, with an autoencoder")
     add("--num-quantizers", type=whole(1), metavar="N", help="of --reconstruct: use the first N codebooks alone (default: all)")
     add("--latent-noise", type=not_negative, metavar="X", help="of --reconstruct: deviation of noise added to the latents (default: 0)")

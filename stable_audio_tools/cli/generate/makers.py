@@ -78,6 +78,7 @@ class DiffusionMaker:
     inpaint_audio: str | None = None
     mask: tuple[tuple[float, float], ...] = ()
     continue_from: str | None = None
+    reference: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, args: argparse.Namespace, model: Any, demo: Mapping[str, Any]) -> DiffusionMaker:
@@ -108,6 +109,7 @@ class DiffusionMaker:
             args.inpaint_audio,
             tuple(args.mask),
             args.continue_from,
+            tuple(args.reference),
         )
 
     @property
@@ -127,6 +129,7 @@ class DiffusionMaker:
             "inpaint_audio": self.inpaint_audio,
             "mask": [f"{_exact(start)}:{_exact(end)}" for start, end in self.mask] or None,
             "continue_from": self.continue_from,
+            "reference": list(self.reference) or None,
         }
 
     def make(self, model: Any, clips: Sequence[Clip], progress: Progress) -> Tensor:
@@ -142,7 +145,7 @@ class DiffusionMaker:
             options["init_noise_level"] = self.init_noise_level
         if not hasattr(model, "conditioner"):
             return generate_diffusion_uncond(model, batch_size=len(clips), **options)
-        options |= {**self.guidance, **_conditioning(clips)}
+        options |= {**self.guidance, **_conditioning(clips), "reference_audio": [_audio(path, model) for path in self.reference]}
         if not inpaints(model):
             return generate_diffusion_cond(model, **options)
         if self.inpaint_audio is not None:

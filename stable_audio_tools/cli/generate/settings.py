@@ -29,7 +29,17 @@ FLAGS = {  # setting: flag, where the names differ
 SAME = (
     *("model", "model_config", "prompt", "negative_prompt", "seed", "seconds", "plugins"),
     *("steps", "sampler", "cfg_scale", "cfg_interval", "cfg_rescale", "apg_scale", "apg_momentum", "cfg_norm_threshold", "no_batch_cfg"),
-    *("init_audio", "init_noise_level", "inpaint_audio", "mask", "continue_from", "reconstruct", "num_quantizers", "latent_noise"),
+    *(
+        "init_audio",
+        "init_noise_level",
+        "inpaint_audio",
+        "mask",
+        "continue_from",
+        "reference",
+        "reconstruct",
+        "num_quantizers",
+        "latent_noise",
+    ),
     *("temperature", "top_k", "top_p", "precision", "format", "bits", "normalize", "loudness"),
 )
 FACTS = ("weights", "sample_rate", "objective", "version", "device", "torch", "result")
