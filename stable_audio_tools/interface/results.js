@@ -83,7 +83,7 @@ function card(clip, siblings) {
   const wav = make('a', { href: place(clip.audio), download: name, textContent: 'WAV', className: 'sat-wav' });
   const words = make('span', { className: 'sat-grow', textContent: `seed ${clip.settings.seed} · ${clock(clip.seconds)}` });
   const line = make('div', { className: 'sat-line' }, words, wav, ...props.formats.map((form) => formatButton(clip, form)));
-  const again = make('div', { className: 'sat-line' }, make('span', { className: 'sat-grow', textContent: 'use again:' }), ...[
+  const again = make('div', { className: 'sat-line' }, make('span', { className: 'sat-help', textContent: 'use again:' }), ...[
     reuse('this seed', 'seed', clip.settings.seed),
     reuse('vary it', 'init_audio', `${props.root}/${clip.audio}`),
     reuse('change a part', 'inpaint_audio', `${props.root}/${clip.audio}`),
