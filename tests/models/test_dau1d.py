@@ -12,7 +12,7 @@ from stable_audio_tools.configs.parse import validate
 from stable_audio_tools.diffusion.grids import schedule
 from stable_audio_tools.diffusion.objectives import VPrediction
 from stable_audio_tools.diffusion.samplers import make_field
-from stable_audio_tools.diffusion.samplers.ddim import v_ddim
+from stable_audio_tools.diffusion.samplers.ddim import ddim
 from stable_audio_tools.models.denoisers import DecoderDenoiserConfig, UnconditionalConfig
 from stable_audio_tools.models.denoisers.dau1d import CUBIC, CubicDownsample, CubicUpsample, DAU1d, DAU1dParams
 from stable_audio_tools.models.factory import create_model_from_config
@@ -36,7 +36,9 @@ def test_recorded_numbers():
     with torch.no_grad():
         assert_matches(model(reference["in.x"], reference["in.t"]), reference["out.model"])
         ts = schedule(model.objective, 4, length=512)
-        assert_matches(v_ddim(make_field(model, VPrediction()), reference["in.x"], ts), reference["out.v_ddim_eta0_steps4"])
+        assert_matches(
+            ddim(make_field(model, VPrediction()), reference["in.x"], ts, objective=VPrediction()), reference["out.v_ddim_eta0_steps4"]
+        )
 
 
 def test_the_published_models_have_their_size():

@@ -7,7 +7,7 @@ from reference_rule import assert_matches, assert_same_layout, fill, load_refere
 from stable_audio_tools.configs.errors import ConfigError
 from stable_audio_tools.diffusion.grids import schedule
 from stable_audio_tools.diffusion.samplers import make_field
-from stable_audio_tools.diffusion.samplers.ddim import v_ddim
+from stable_audio_tools.diffusion.samplers.ddim import ddim
 from stable_audio_tools.models.factory import create_model_from_config, parse_model_config
 
 DIT = {"type": "dit", "config": {"in_channels": 2, "embed_dim": 32, "depth": 1, "num_heads": 1, "patch_size": 4}}
@@ -30,7 +30,8 @@ def test_recorded_numbers():
     fill(model, reference)
     with torch.no_grad():
         assert_matches(model(reference["in.x"], reference["in.t"]), reference["out.model"])
-        sampled = v_ddim(make_field(model, model.objective), reference["in.x"], schedule(model.objective, 4, length=512))
+        levels = schedule(model.objective, 4, length=512)
+        sampled = ddim(make_field(model, model.objective), reference["in.x"], levels, objective=model.objective)
     assert_matches(sampled, reference["out.v_ddim_eta0_steps4"])
 
 
