@@ -69,6 +69,7 @@ def words(value, path=()):
 
 
 @pytest.mark.parametrize("name", FULL)
+@pytest.mark.slow
 def test_its_nano_sibling_is_the_same_model_with_small_numbers(name):
     full, nano = load(name), load(f"{name}_nano")
     assert list(nano) == TOP_LEVEL and nano["model_type"] == full["model_type"]
@@ -99,6 +100,7 @@ shapes."""
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.slow
 def test_published_weights_have_a_place(name):
     with torch.device("meta"):
         state = create_model_from_config(load(name)).state_dict()
@@ -216,6 +218,7 @@ def changed(name, path, change):
 
 
 @pytest.mark.parametrize("name, path, change", CARRIED.values(), ids=CARRIED)
+@pytest.mark.slow
 def test_what_published_configs_carry_is_accepted(name, path, change):
     plain, carrying = parse_run_config(load(name)), parse_run_config(changed(name, path, change))
     shapes = []

@@ -555,6 +555,7 @@ def test_a_pretransform_loads_weights_as_any_module():
 # ---- S14 ----
 
 
+@pytest.mark.slow
 def test_no_global_setting_of_torch_is_touched():
     """Outside of the command line, whose process is its own."""
     settings = ("torch.backends.", "torch._dynamo.config.", "torch._inductor.config.")

@@ -201,13 +201,11 @@ def garbage_stays_here() -> Iterator[None]:
     It could be a process group or a writer of logs, whose end waits for threads that a forked process does not have. What is
     never looked at is not copied either.
     """
-    frozen_before = gc.get_freeze_count()
     gc.freeze()
     try:
         yield
     finally:
-        if not frozen_before:
-            gc.unfreeze()
+        gc.unfreeze()
 
 
 def is_out_of_shared_memory(error: Exception) -> bool:

@@ -77,6 +77,7 @@ PEFT_OPTIONS = {
 
 
 @pytest.mark.parametrize("options", PEFT_OPTIONS.values(), ids=PEFT_OPTIONS)
+@pytest.mark.slow
 def test_an_adapter_of_peft_is_merged_as_peft_runs_it(model, tmp_path, options):
     trained = peft_adapter(model, tmp_path, **options)
     base, expected = output(model), output(trained.eval())

@@ -26,6 +26,7 @@ def places(length: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("rate, channels", [(48000, 2), (24000, 1)])
+@pytest.mark.slow
 def test_any_part_equals_that_part_of_the_whole(tmp_path, kind, rate, channels):
     path = str(make(tmp_path, kind, 2.7, rate, channels))
     whole, _ = soundfile.read(path, dtype="float32", always_2d=True)
@@ -74,6 +75,7 @@ def test_channels_are_not_guessed(tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in BAD if name not in ("one_sample.wav", "silent.wav", "long_silence.flac", "nan.wav")])
+@pytest.mark.slow
 def test_a_bad_file_is_refused_with_its_name_and_cause(tmp_path, name):
     path = make_bad(tmp_path / "bad", tmp_path, name)
     if name == "flac_inside.wav":  # readable; the data layer does not take it

@@ -20,6 +20,7 @@ from stable_audio_tools.training.start import StartingWeights
 
 @pytest.mark.parametrize("weights", ["ema", pytest.param("online", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_every_kind_of_model_gives_the_same_output_to_the_bit(export, kind, weights):
     """Averages are the default, and which weights it was is said."""
     wrapper = trained(config_of(kind))

@@ -195,6 +195,7 @@ def test_a_row_of_metrics_says_how_fast_it_goes(folder):
     assert all(0 <= share < 1 for share in rates["data_wait"]) and min(rates["steps_per_s"]) > 0
 
 
+@pytest.mark.slow
 def test_the_precision_of_products_holds_for_the_run_alone(folder):
     (folder.path / "watch_precision.py").write_text(
         "import torch\n"

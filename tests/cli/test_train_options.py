@@ -284,6 +284,7 @@ def test_weights_that_fit_in_part_need_permission(train, tmp_path, capsys):
     assert train("--pretrained-ckpt-path", tmp_path / "part.pt", "--allow-partial") == 0
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_base_with_adapters_merged(train, tmp_path, capsys):
     base = create_model_from_config(configs.text_to_audio()).state_dict()
     torch.save(base, tmp_path / "base.pt")
@@ -418,6 +419,7 @@ def test_an_autoencoder_on_a_folder_shows_the_same_clips_and_validates_on_anothe
 # disks that refuse
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_is_said_and_training_goes_on(train, caplog):
     (train.run / "checkpoints" / "step=00000002.ckpt").mkdir(parents=True)  # in the way
     assert train("--recover", "--max-steps", 3, "--checkpoint-every", 1, "--save-top-k", -1) == 0

@@ -143,6 +143,7 @@ def test_a_silent_start_without_random_crops_is_replaced_and_said(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "ogg", "mp3"])
+@pytest.mark.slow
 def test_when_every_file_is_gone_the_run_ends(tmp_path, suffix):
     loader = create_dataloader_from_config(config(folder(tmp_path, suffix=suffix)), 2, SIZE, RATE, 1, num_workers=1)
     for path in tmp_path.iterdir():

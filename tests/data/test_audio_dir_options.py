@@ -154,6 +154,7 @@ def test_batches_of_variable_length(tmp_path):
 
 @pytest.mark.parametrize("kind", ["wav", "wav24", "float", "flac", "aiff", "caf", "ogg", "opus", "mp3", "mp3-vbr", "mp3-untagged"])
 @pytest.mark.parametrize("rate", [48000, 16000])
+@pytest.mark.slow
 def test_crops_of_every_format_are_parts_of_the_whole(tmp_path, kind, rate):
     path = make(tmp_path, kind, 1.7, rate)
     whole = to_channels(load_audio(path, sample_rate=RATE)[0], 2).clamp(-1, 1)

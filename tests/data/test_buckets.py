@@ -105,6 +105,7 @@ def test_ranks_have_as_many_batches_and_share_the_items(shuffle, drop_last):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_goes_on_where_another_was(workers):
     whole = loader()
     batches = items(whole) + items(whole)

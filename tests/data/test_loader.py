@@ -72,6 +72,7 @@ def test_two_ranks_are_one():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_a_loader_goes_on_where_another_was(workers):
     whole = AudioLoader(Numbers(), 4, seed=5)
     reference = keys(whole) + keys(whole)

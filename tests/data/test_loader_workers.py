@@ -241,6 +241,7 @@ class Collecting(Draw):
         return super().visit(key)
 
 
+@pytest.mark.slow
 def test_what_the_training_process_left_is_not_collected_in_a_worker(tmp_path):
     """The end of a process group waits for threads, which a forked process does not have: it would wait for ever."""
     gc.disable()

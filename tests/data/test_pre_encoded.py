@@ -86,6 +86,7 @@ def test_masks_of_batches_are_bool_and_exact_and_shorter_items_are_padded(tmp_pa
         assert torch.equal(row[:, :frames], torch.from_numpy(ramp(frames))) and not row[:, frames:].any()
 
 
+@pytest.mark.slow
 def test_random_crops_stay_on_the_audio_and_say_where_they_start(tmp_path):
     item(tmp_path, "0", ramp(1000), real=900, seconds_start=0, seconds_total=2, timestamps=[0.0, 0.9])
     details(tmp_path)

@@ -81,6 +81,7 @@ def test_every_item_once_an_epoch_in_batches_of_audio_and_masks(tmp_path, spelli
 
 
 @pytest.mark.parametrize("workers, world", [(0, 1), (2, 1), (0, 2), (2, 2)])
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_whatever_the_workers_and_ranks(tmp_path, workers, world):
     document = config(shard_folder(tmp_path / "s", 4, 8))
     uninterrupted = [(digest(audio), [item["number"] for item in metadata]) for audio, metadata in loader(document)]
@@ -125,6 +126,7 @@ def test_places_are_folders_files_and_patterns(tmp_path, pattern, found):
     assert len(dataset(config(tmp_path / pattern))) == found
 
 
+@pytest.mark.slow
 def test_draws_with_replacement_are_the_default_and_seeded(tmp_path):
     folder = shard_folder(tmp_path / "s")
     document = {**config(folder), "resampled_shards": True, "epoch_steps": 20}

@@ -128,6 +128,7 @@ def test_an_adaptive_sampler_keeps_its_tolerance(objective):
 
 @pytest.mark.parametrize("eta", [0.4, 1.0])
 @pytest.mark.parametrize("name, objective", NOISY, ids=case_name)
+@pytest.mark.slow
 def test_fresh_noise_keeps_the_distribution(name, objective, eta):
     """Mean and deviation at the end are those of the noised data, within four standard errors."""
     items, ts = 20_000, levels(name, objective, 500 if name == "v-ddim" else 128)  # v-ddim is of first order

@@ -32,6 +32,7 @@ def at_snr(audio, snr_db):
 
 @pytest.mark.parametrize("sample_rate", [8000, 16000, 44100])
 @pytest.mark.parametrize("name", PITCHED)
+@pytest.mark.slow
 def test_the_pitch_of_every_note_is_its_label(name, sample_rate):
     sounds = SyntheticDataset(
         SyntheticConfig(hold_out=0.0, instruments=[name], loudness=["soft"]), round(1.024 * sample_rate), sample_rate, 1

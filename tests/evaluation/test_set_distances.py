@@ -43,6 +43,7 @@ def distances(generated, reference, *names, embedders=EMBEDDERS, **options):
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["in order", "in another order"])
+@pytest.mark.slow
 def test_equal_sets_are_at_zero(order):
     found = distances(clips(), clips()[::order])
     assert set(found) == {f"{distance}_{name}" for distance in DISTANCES for name in EMBEDDERS}

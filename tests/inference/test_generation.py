@@ -58,6 +58,7 @@ def test_shape_and_precision(objective, prediction):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("qk_norm", ["none", "l2", "ln"])
 @pytest.mark.parametrize("encoder", ["ngram", "transformer"])
+@pytest.mark.slow
 def test_a_model_in_half_precision_generates(dtype, qk_norm, encoder):
     config = configs.text_to_audio()
     config["model"]["conditioning"]["configs"][0]["config"]["encoder"] = encoder

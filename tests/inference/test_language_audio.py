@@ -83,6 +83,7 @@ def test_one_prompt_serves_all_items(model):
     torch.testing.assert_close(audio, generate(model, PROMPTS[:1] * 3))
 
 
+@pytest.mark.slow
 def test_the_draws_follow_their_settings(model):
     likely = generate(model, temperature=0.0)
     assert torch.equal(likely, generate(model, temperature=0.0, seed=8))

@@ -58,6 +58,7 @@ def slow(*cases):
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_clip_of_every_kind_is_made_and_the_command_line_repeats_it(studio, sent, tmp_path, monkeypatch, name, values, seconds):
     (clip,) = made(studio, name, {key: sent if value == "sent" else value for key, value in values.items()})
     audio = samples(clip)

@@ -70,6 +70,7 @@ def test_the_published_models_have_their_size():
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_every_option_builds_runs_and_learns(options):
     model = network(**options)
     frames = math.prod(model.params.factors) * 6

@@ -105,6 +105,7 @@ def test_audio_goes_in_and_comes_out(data):
     assert 256 % model.min_input_length == 0 and data == before
 
 
+@pytest.mark.slow
 def test_training_reaches_every_part(data):
     model = randomised(data)
     x = torch.randn(2, model.io_channels, 64)
@@ -113,6 +114,7 @@ def test_training_reaches_every_part(data):
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum()] == []
 
 
+@pytest.mark.slow
 def test_weights_survive_a_file_and_the_meta_device(data):
     model = randomised(data).eval()
     restored = create_model_from_config(data).eval()
@@ -172,6 +174,7 @@ def test_long_audio_in_chunks(data):
     assert model.decode_audio(latents, chunked=True, chunk_size=16, overlap=8, steps=1).shape == audio.shape
 
 
+@pytest.mark.slow
 def test_tokens_are_decoded_like_the_latents_they_stand_for():
     quantiser = {"type": "rvq", "config": {"dim": 6, "num_quantizers": 2, "codebook_size": 8}}
     model = create_model_from_config(config(bottleneck=quantiser)).eval()

@@ -138,6 +138,7 @@ def check(options, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("options", ALONE, ids=json.dumps)
+@pytest.mark.slow
 def test_each_option_alone(options):
     check(options)
 

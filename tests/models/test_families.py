@@ -93,6 +93,7 @@ def test_the_schema_for_editors_names_every_member():
         assert [name for name in kind.names if f'"const": "{name}"' not in text] == []
 
 
+@pytest.mark.slow
 def test_a_config_survives_validation_and_is_only_read(subject):
     before = copy.deepcopy(subject.config)
     parsed = subject.parse()
@@ -103,6 +104,7 @@ def test_a_config_survives_validation_and_is_only_read(subject):
     assert subject.config == before
 
 
+@pytest.mark.slow
 def test_it_builds_without_memory(subject):
     with torch.device("meta"):
         module = subject.kind.build(subject.parse())
@@ -110,6 +112,7 @@ def test_it_builds_without_memory(subject):
     assert all(parameter.is_meta for parameter in module.parameters())
 
 
+@pytest.mark.slow
 def test_saved_weights_and_copies_compute_the_same(subject):
     module = subject.build().eval()
     torch.manual_seed(9)
@@ -138,6 +141,7 @@ def test_shapes_are_as_documented_and_gradients_reach_every_trained_weight(subje
     assert frozen == []
 
 
+@pytest.mark.slow
 def test_bfloat16_runs_forward_and_backward(subject):
     module = subject.build().train().to(torch.bfloat16)
     outputs = subject.run(module, torch.bfloat16)

@@ -28,6 +28,7 @@ def greedy(model, given=None, **options):
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.slow
 def test_a_cache_changes_nothing(pattern, route, scale):
     model = built(routed(route, {"codebook_pattern": pattern}))
     given = conditions(model)

@@ -290,6 +290,7 @@ def test_every_model_type_and_every_network_has_a_document_here():
 
 
 @pytest.mark.parametrize("data", DOCUMENTS.values(), ids=DOCUMENTS.keys())
+@pytest.mark.slow
 def test_a_document_is_a_model_on_any_device_and_the_model_s_config_is_the_document(data):
     before = deepcopy(data)
     config = parse_model_config(data)

@@ -64,6 +64,7 @@ def fill(discriminator: Discriminator, table: dict) -> None:
 
 
 @pytest.mark.parametrize("name", ["dac hinge", *(pytest.param(name, marks=HEAVY) for name in ("dac", "oobleck"))])
+@pytest.mark.slow
 def test_layout_and_losses_and_gradients_are_those_of_the_published_discriminator(name):
     case = RECORDED[name]
     discriminator = parse({**document("none"), "type": case["type"], "config": case["config"]}).build(SAMPLE_RATE, case["channels"])
@@ -114,6 +115,7 @@ def test_a_discriminator_learns_and_can_be_fooled(kind):
 
 
 @pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.slow
 def test_equal_sounds_have_no_feature_distance(kind):
     reals, _ = sounds()
     assert build(kind).generator_loss(reals, reals)[1] == 0
@@ -123,6 +125,7 @@ def test_equal_sounds_have_no_feature_distance(kind):
     ("kind", "dtype"),
     [pytest.param(kind, dtype, marks=HEAVY if dtype == torch.float16 or kind == "oobleck" else ()) for kind in SMALL for dtype in HALVES],
 )
+@pytest.mark.slow
 def test_half_precision_weights_and_sounds_give_nearly_the_same_losses(kind, dtype):
     discriminator, (reals, fakes) = build(kind), sounds()
     want = [discriminator.discriminator_loss(reals, fakes), *discriminator.generator_loss(reals, fakes)]
@@ -134,6 +137,7 @@ def test_half_precision_weights_and_sounds_give_nearly_the_same_losses(kind, dty
 
 
 @pytest.mark.parametrize("kind", ["encodec", "dac", pytest.param("oobleck", marks=HEAVY), "big_vgan"])
+@pytest.mark.slow
 def test_autocast_gives_nearly_the_same_losses(kind):
     discriminator, (reals, fakes) = build(kind), sounds()
     want = [discriminator.discriminator_loss(reals, fakes), *discriminator.generator_loss(reals, fakes)]
@@ -144,6 +148,7 @@ def test_autocast_gives_nearly_the_same_losses(kind):
 
 
 @pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.slow
 def test_silence_is_judged(kind):
     silence = torch.zeros(2, 2, SAMPLES)
     losses = [build(kind).discriminator_loss(silence, silence), *build(kind).generator_loss(silence, silence)]

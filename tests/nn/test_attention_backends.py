@@ -58,6 +58,7 @@ CASES = {
 @pytest.mark.parametrize("window", [None, (2, 1), (-1, 2), (3, -1)], ids=str)
 @pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
 @torch.no_grad()
+@pytest.mark.slow
 def test_backends_agree_with_the_definition(backend, keys, group, causal, window, masked):
     real = torch.rand(2, keys) > 0.3 if masked else None
     q, k, v = heads(9, keys, group)
@@ -73,6 +74,7 @@ def test_backends_agree_with_the_definition(backend, keys, group, causal, window
 @pytest.mark.parametrize("backend", ["auto", "sdpa", "flex"])
 @pytest.mark.parametrize("window", [None, (3, 0)], ids=str)
 @torch.no_grad()
+@pytest.mark.slow
 def test_queries_behind_a_cache_count_from_their_position(window, backend):
     q, k, v = heads(3, 9)
     rule = Visibility(3, 9, causal=True, window=window, offset=6)
@@ -84,6 +86,7 @@ def test_queries_behind_a_cache_count_from_their_position(window, backend):
 @pytest.mark.parametrize("backend", ["sdpa", "flex"])
 @pytest.mark.parametrize("shape", [(9, 7), (1, 9, 7), (2, 1, 1, 7), (2, 4, 9, 7)], ids=str)
 @torch.no_grad()
+@pytest.mark.slow
 def test_any_further_mask_is_honoured(shape, backend):
     q, k, v = heads(9, 7)
     mask = torch.rand(shape) > 0.4
@@ -140,6 +143,7 @@ def test_bounds_that_bind_nobody_are_dropped():
 
 @pytest.mark.parametrize("backend", ["sdpa", "flash", "flex"])
 @torch.no_grad()
+@pytest.mark.slow
 def test_a_whole_transformer_is_the_same_on_each_backend(backend):
     def build(backend):
         torch.manual_seed(0)

@@ -277,6 +277,7 @@ def test_stages_left_out_have_a_gradient_of_zero_where_entries_are_learned():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.slow
 def test_quantizers_compile_into_one_graph(dtype):
     x = torch.randn(2, 8, 4, dtype=dtype)
     for quantizer in (ResidualVQ(4, 4, [VectorQuantizer(Codebook(4, 8)) for _ in range(2)]), FSQ((3, 5), dim=4), DitheredFSQ((3,) * 4)):

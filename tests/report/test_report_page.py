@@ -183,6 +183,7 @@ def test_an_unreadable_file_is_named_on_the_page(tmp_path):
     assert "config.json could not be read" in built(tmp_path).text
 
 
+@pytest.mark.slow
 def test_over_the_budget_older_steps_are_linked(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", demo_steps=(0, 100, 200, 300, 400), rows=5)
     monkeypatch.setattr(build, "EMBED_BUDGET", 90_000)

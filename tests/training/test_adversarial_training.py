@@ -168,6 +168,7 @@ def reached(term, weights):
 
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECK_CONFIGS)
+@pytest.mark.slow
 def test_terms_and_gradients_of_each_bottleneck(bottleneck):
     strategy, model, audio = strategy_and_info(bottleneck)
     found = strategy.reconstruct(model, audio)
@@ -197,6 +198,7 @@ def test_terms_and_gradients_of_each_bottleneck(bottleneck):
         ("dac_rvq on decode", "codebook", 1.0),
     ],
 )
+@pytest.mark.slow
 def test_each_term_has_the_published_weight_unless_the_config_says_otherwise(bottleneck, name, default):
     key = next(key for key, term in BOTTLENECK_TERMS.items() if term.name == name)
     for weights, weight in (({}, default), ({name: 0.5}, 0.5), ({name: 0.0}, 0.0)):

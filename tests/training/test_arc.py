@@ -295,6 +295,7 @@ def test_a_batch_of_one_has_no_contrast_and_says_so_once(caplog):
 
 @pytest.mark.parametrize("recompute", ["none", "full"])
 @pytest.mark.parametrize("head", HEADS)
+@pytest.mark.slow
 def test_gradients_reach_the_player_whose_turn_it_is_and_nobody_else(head, recompute, teacher):
     config = arc(head, discriminator=ALL_LOSSES, **teacher())
     config["model"]["diffusion"]["config"]["activation_checkpointing"] = recompute
@@ -586,6 +587,7 @@ def test_after_the_warm_up_nothing_of_the_teacher_is_kept(teacher, tmp_path):
     assert list(state["strategy.warmup._extra_state"]) == ["uses"]
 
 
+@pytest.mark.slow
 def test_checkpoints_of_arc_trainings_hold_a_plain_model(tmp_path):
     """Ours, and the peer's with its own names for the parts."""
     config = arc()

@@ -98,6 +98,7 @@ def test_weights_of_each_term_and_their_decay(weights):
 
 
 @pytest.mark.parametrize("name", TERMS)
+@pytest.mark.slow
 def test_every_term_has_a_gradient_and_none_reaches_the_teacher(weights, name):
     """The peer computes what the other's decoder makes without a graph, so two of its terms teach nothing."""
     module = wrapper(document(weights))

@@ -42,6 +42,7 @@ def test_loss_goes_down_on_one_batch_in_twenty_steps(adversarial):
         ("adv", 0, "adadad", "x.x.x."),
     ],
 )
+@pytest.mark.slow
 def test_who_moves_and_which_terms_count_while_warming_up(mode, warmup_steps, turns, adversarial):
     config = configs.autoencoder(warmup_mode=mode, warmup_steps=warmup_steps)
     module = wrapper(config)

@@ -49,6 +49,7 @@ class Shapes(pl.Callback):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_padded_lengths_could_be_the_sample_size(kind):
     config = KINDS[kind]()
     grid = clip_lengths(parse_run_config(config))
@@ -71,6 +72,7 @@ def test_what_wants_other_multiples_is_kept_to(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_every_kind_trains_on_batches_of_several_lengths(tmp_path, kind):
     config, shapes = KINDS[kind](), Shapes()
     module = wrapper(config)

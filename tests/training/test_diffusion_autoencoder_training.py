@@ -68,6 +68,7 @@ def update(config, step=0):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("reconstruction", [False, True])
+@pytest.mark.slow
 def test_every_part_learns_with_and_without_a_reconstruction_loss(variant, reconstruction):
     """Without a pretransform, the peer's reconstruction loss does not find its prediction; DAU1d cannot be built there."""
     config = VARIANTS[variant](use_reconstruction_loss=reconstruction)
@@ -137,6 +138,7 @@ def test_the_reconstruction_loss_alone_is_the_published_one():
     ],
     ids=lambda value: value.get("type") if isinstance(value, dict) else "",
 )
+@pytest.mark.slow
 def test_every_kind_of_bottleneck_trains_as_it_decodes(bottleneck, width):
     config = configs.diffusion_autoencoder()
     config["model"]["bottleneck"] = bottleneck

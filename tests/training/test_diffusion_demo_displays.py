@@ -54,6 +54,7 @@ def test_several_clips_are_shown_as_their_sum():
 
 
 @pytest.mark.parametrize("kind", ["audio", "audio_dict"])
+@pytest.mark.slow
 def test_latents_are_decoded(kind):
     def metadata(module):
         latents = module.model.pretransform.encode(CLIPS[:, 0])

@@ -30,6 +30,7 @@ def batch(channels=1, length=2048, real=2048, items=4):
 
 
 @pytest.mark.parametrize("name", ["adp", "dau1d", "dit"])
+@pytest.mark.slow
 def test_every_network_trains_and_shows_demos(name):
     """DAU1d cannot even be built in the peer."""
     config = network(name)

@@ -119,6 +119,7 @@ def test_padding_counts_in_validation_unless_it_is_masked(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_checkpoints_have_the_published_names_and_load_as_a_model(kind, tmp_path):
     config = KINDS[kind]()
     module = wrapper(config)
@@ -190,6 +191,7 @@ def test_demos_are_of_the_averaged_weights(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_half_precision(kind):
     config = KINDS[kind]()
     module = wrapper(config)

@@ -80,6 +80,7 @@ class Told:
 
 
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k == "text_to_audio" else pytest.mark.slow) for k in KINDS])
+@pytest.mark.slow
 def test_training_does_not_notice_and_the_sampling_weights_are_measured(kind, tmp_path):
     config = evaluated(KINDS[kind]())
     module, losses, _ = train(config, batches(config, 4, 16), tmp_path, evaluation(config, tmp_path), steps=3)
@@ -98,6 +99,7 @@ def test_training_does_not_notice_and_the_sampling_weights_are_measured(kind, tm
 
 
 @pytest.mark.parametrize("kind", ["text_to_audio", "language_model"])
+@pytest.mark.slow
 def test_stored_latents_and_tokens_are_heard(kind):
     """Decoded, they are what the same clips are through the pretransform; padding of frames is padding of samples."""
     config = evaluated(KINDS[kind](pre_encoded=True), num_clips=4, batch_size=4, metrics=["frechet"])

@@ -104,6 +104,7 @@ def learnt(watch):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["diffusion_cond", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("autoencoder", "lm"))])
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_is_skipped_and_nothing_that_learns_sees_it(kind, way, caplog):
     config = KINDS[kind]()
     module, watch, recorder = wrapper(config), Watch(), Recorder()

@@ -107,6 +107,7 @@ def test_waveforms_are_normalised_each_by_itself_where_the_network_wants_it(fold
     assert distance(folders / "base").normalises
 
 
+@pytest.mark.slow
 def test_any_rate_and_channels_are_heard_as_mono_at_16_khz(folders):
     time = torch.arange(32000) / 32000
     tone = torch.sin(2 * torch.pi * 440 * time)[None, None]

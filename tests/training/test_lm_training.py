@@ -121,6 +121,7 @@ def test_gradients_reach_the_network_and_the_conditioner_and_not_the_tokenizer()
     ("pattern", "bottleneck"),
     [*((pattern, "dac_rvq") for pattern in PATTERNS), ("delay", "rvq"), ("delay", "fsq"), ("musiclm", "rvq"), ("unroll", "fsq")],
 )
+@pytest.mark.slow
 def test_every_pattern_and_tokenizer_trains(pattern, bottleneck):
     config = configs.language_model(BOTTLENECKS[bottleneck], pattern, use_ema=True)
     module = wrapper(config)
@@ -178,6 +179,7 @@ def test_a_model_without_conditions_trains_and_samples():
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.slow
 def test_half_precision(precision):
     config = configs.language_model(use_ema=True)
     module, recorder = wrapper(config), Recorder()
@@ -228,6 +230,7 @@ def test_the_average_follows_every_tenth_step():
     assert [index for index, same in enumerate(history) if same] == [0, 10]  # below step 100 it is copied
 
 
+@pytest.mark.slow
 def test_checkpoints_have_the_published_names_and_load_as_a_model(tmp_path):
     config = configs.language_model(use_ema=True)
     module = wrapper(config)
@@ -247,6 +250,7 @@ def test_checkpoints_have_the_published_names_and_load_as_a_model(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
+@pytest.mark.slow
 def test_stored_tokens_of_any_whole_numbers_train_and_are_shown(dtype):
     config = configs.language_model(pre_encoded=True, demo={"demo_every": 1000, "num_demos": 2, "num_continuations": 1})
     module, recorder = wrapper(config), Recorder()

@@ -91,6 +91,7 @@ def test_snake_stands_in_front_of_a_convolution_that_keeps_the_width():
 @torch.no_grad()
 @pytest.mark.parametrize("backend", ["auto", "sdpa", "flex"])
 @pytest.mark.parametrize("window", [[3, 4], [0, 2], [-1, 0]])
+@pytest.mark.slow
 def test_a_frame_sees_exactly_its_window_on_every_backend(backend, window):
     """Without its optional kernel the peer drops the window."""
     params = TAAEEncoderParams.model_validate({**SIZES, "sliding_window": window, "backend": backend})
@@ -125,6 +126,7 @@ def test_frames_far_apart_do_not_meet_however_long_the_sequence():
 
 
 @pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.slow
 def test_every_option_builds_runs_trains_and_reloads(option):
     options = {option: OPTIONS[option]}
     for make, shape, want in ((encoder, (2, 2, 64), (2, 6, 8)), (decoder, (2, 6, 8), (2, 2, 64))):
