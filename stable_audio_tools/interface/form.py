@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from stable_audio_tools.configs.errors import ConfigError, Problem, value_text
 from stable_audio_tools.configs.suggest import did_you_mean
+from stable_audio_tools.diffusion.known import Told
 from stable_audio_tools.diffusion.objectives import Objective, parse_objective
 from stable_audio_tools.diffusion.samplers import SAMPLERS, Option
 from stable_audio_tools.models.conditioners import INPAINT_IDS, ConditionerConfig, ConditioningConfig
@@ -147,7 +148,8 @@ def form_of(config: BaseModelConfig) -> Form:
 
 def takes_inpainting(config: BaseModelConfig) -> bool:
     """Whether the model is told which audio is kept."""
-    return not set(INPAINT_IDS).isdisjoint(getattr(_network(config), "input_concat_ids", ()))
+    told: Told = getattr(config, "told", Told())
+    return told.frames or not set(INPAINT_IDS).isdisjoint(getattr(_network(config), "input_concat_ids", ()))
 
 
 def objective_of(config: BaseModelConfig) -> Objective:

@@ -50,6 +50,7 @@ MODELS = {
     "text": configs.text_to_audio,
     "conditioned": conditioned,
     "inpainting": configs.inpainting,
+    "told": lambda: configs.text_to_audio(conditions=[{"type": "prefix", "seconds": 0.05}]),
     "unconditional": configs.unconditional,
     "autoencoder": configs.autoencoder,
     "diffusion_autoencoder": configs.diffusion_autoencoder,

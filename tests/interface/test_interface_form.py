@@ -42,6 +42,7 @@ def test_a_condition_that_nothing_uses_is_not_asked_for():
     [
         ("text", {"sampler", "cfg_scale", "init_audio", "apg_scale"}, {"inpaint_audio", "region", "temperature", "audio"}),
         ("inpainting", {"inpaint_audio", "region"}, {"temperature"}),
+        ("told", {"inpaint_audio", "region"}, {"temperature"}),
         ("unconditional", {"sampler", "init_audio"}, {"cfg_scale", "negative_prompt", "interval_low", "region"}),
         ("autoencoder", {"audio", "latent_noise"}, {"steps", "seconds", "sampler", "clips", "num_quantizers"}),
         ("diffusion_autoencoder", {"audio", "steps"}, {"seconds", "sampler"}),

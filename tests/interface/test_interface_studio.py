@@ -51,6 +51,7 @@ def slow(*cases):
             ("conditioned", {**QUICK, "conditions.tempo": 90, "conditions.seconds_total": 1}, 0.256),
             ("inpainting", {**QUICK, "inpaint_audio": "sent", "region": {"start": 0.05, "end": 0.1}}, 0.256),
             ("inpainting", QUICK, 0.256),
+            ("told", {**QUICK, "inpaint_audio": "sent", "region": {"start": 0.05, "end": 0.1}}, 0.256),
             ("unconditional", {**QUICK, "sampler": "heun"}, 0.256),
             ("autoencoder", {"audio": "sent", "seed": 5, "latent_noise": 0.1}, 0.2),
             ("diffusion_autoencoder", {"audio": "sent", **QUICK}, 0.2),
