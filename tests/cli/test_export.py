@@ -173,7 +173,7 @@ def test_weights_that_share_memory_are_written_out(export):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--precision", "fp16"), ("--format", "peer"), ("--fold-weight-norm",)], ids=" ".join)
+@pytest.mark.parametrize("more", [(), ("--precision", "fp16"), ("--format", "peer")], ids=" ".join)
 @pytest.mark.parametrize("out", ["model.safetensors", "folder"])
 def test_everything_that_is_written_is_read_by_generate_and_by_training(export, out, more, capsys):
     config = configs.text_to_audio()
