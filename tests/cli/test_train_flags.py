@@ -175,16 +175,15 @@ def test_learning_rates_are_said_instead_of_training(folder, capsys):
     assert "leave --recover" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "kind", ["simple", pytest.param("advanced", marks=pytest.mark.slow), pytest.param("pytorch", marks=pytest.mark.slow)]
-)
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["simple", "advanced", "pytorch"])
 def test_profilers_write_into_the_run_folder(folder, kind):
     assert folder.train("--profiler", kind, "--val-every", "2") == 0
     reports = "".join(path.read_text() for path in (folder / "run").glob("*profile*.txt"))
-    assert ("aten::" if kind == "pytorch" else "training_step") in reports
+    assert ("CPU time total" if kind == "pytorch" else "training_step") in reports
     if kind == "pytorch":
-        assert list((folder / "run").glob("*profile*.json"))
+        traces = [path.read_text() for path in (folder / "run").glob("*profile*.json")]
+        assert traces and all('"aten::' in trace for trace in traces)
 
 
 def test_a_row_of_metrics_says_how_fast_it_goes(folder):
