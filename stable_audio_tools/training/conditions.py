@@ -42,6 +42,10 @@ class BaseCondition(StrictModel):
         """The key of metadata that it needs."""
         return None
 
+    def example(self, clip: Tensor) -> Any:
+        """What could stand under that key for a clip (C, T), of as many numbers as usual."""
+        return None
+
 
 class FrameCondition(BaseCondition):
     """Some frames of the example are known."""
@@ -145,6 +149,9 @@ class MaskCondition(FrameCondition):
     def reads(self) -> str | None:
         return self.source
 
+    def example(self, clip: Tensor) -> Tensor:
+        return torch.zeros(clip.shape[-1])
+
     def keep(self, real: Tensor, rate: float, metadata: Metadata) -> Tensor:
         return torch.stack([self._row(item, real) for item in metadata])
 
@@ -174,6 +181,10 @@ class ReferenceCondition(BaseCondition):
     @property
     def reads(self) -> str | None:
         return self.source
+
+    def example(self, clip: Tensor) -> Tensor:
+        """As long as the clip."""
+        return torch.zeros_like(clip)
 
     def reference(self, told: Tensor, metadata: Metadata, latents: Tensor, encode: Encode, multiple: int) -> Reference:
         """The references of a batch, filled up to the longest.

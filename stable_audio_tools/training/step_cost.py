@@ -166,6 +166,8 @@ def example_batch(module: TrainingModule, config: BaseModelConfig, batch_size: i
         audio = torch.zeros(batch_size, channels, frames, dtype=torch.int64 if tokens else dtype)
     conditioning = getattr(config.model, "conditioning", None)
     metadata = conditioning.example(config.sample_rate, getattr(config.model, "pretransform", None)) if conditioning else {}
+    told = getattr(getattr(config, "training", None), "token_conditions", ())
+    metadata = metadata | {each.reads: each.example(audio[0]) for each in told if each.reads is not None}
     return audio, (metadata,) * batch_size
 
 

@@ -38,8 +38,14 @@ def grouped_heads():
     return config
 
 
+def told():
+    mask = {"type": "mask", "source": "hole", "polarity": "generate"}
+    return text_to_audio(conditions=[{"type": "prefix", "frames": 9}, mask, {"type": "reference", "source": "like"}])
+
+
 CONFIGS = {
     "text to audio": text_to_audio,
+    "told": told,
     "autoencoder": autoencoder,
     "no discriminator": without_discriminator,
     "recomputed": recomputed,
