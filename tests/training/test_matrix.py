@@ -34,11 +34,13 @@ def arc_after_warmup(folder):
     return arc(use_model_as_teacher=True, teacher_model_ckpt=str(folder / "teacher.safetensors"), ode_warmup=warmup)
 
 
+TOLD = [{"type": "prefix", "seconds": [0.02, 0.1], "probability": 0.5}, {"type": "suffix", "frames": 16, "probability": 0.5}]
 KINDS = {
     "autoencoder": lambda folder: configs.autoencoder(),
     "diffusion_uncond": lambda folder: configs.unconditional(),
     "diffusion_cond": lambda folder: configs.text_to_audio(log_loss_info=True),
     "inpainting": lambda folder: configs.inpainting(timestep_sampler="uniform"),
+    "told_frames": lambda folder: configs.text_to_audio(conditions=TOLD),
     "arc": lambda folder: arc(base=configs.inpainting, discriminator={"contrastive": True, "include_grad_penalties": True}),
     "arc_warmup": arc_after_warmup,
     "diffusion_autoencoder": lambda folder: configs.diffusion_autoencoder(),
