@@ -170,7 +170,7 @@ def test_a_visitor_can_stop_at_the_next_step_and_begin_again(studio):
 
 def test_nothing_but_what_is_offered_is_opened_and_nothing_but_what_was_sent_is_heard(studio, tone, runs, tmp_path):
     elsewhere = run_of(tmp_path / "other", "hidden", MODELS["text"]())
-    for wanted in (Wanted(elsewhere), Wanted(path_of(studio, "text"), (("/tmp/adapter.safetensors", 1.0),))):
+    for wanted in (Wanted(elsewhere), Wanted(path_of(studio, "text"), ((str(tmp_path / "adapter.safetensors"), 1.0),))):
         with pytest.raises(ConfigError, match="this is not offered here"):
             studio.make([wanted], QUICK, studio.visitor("x"), silent)
     with pytest.raises(ConfigError, match="this is not offered here"):
